@@ -1,0 +1,53 @@
+# `make demo` and `make test` need nothing but git, make and python3; each makes .venv itself.
+.POSIX:
+.PHONY: setup dev demo test check bench format fresh lock image clean help
+
+BIN = .venv/bin
+SUITE = bookworm
+TESTS =
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | column -t -s: 2>/dev/null || sed -n 's/^\([a-z]*\):.*## /\1 - /p' Makefile
+
+setup: ## make .venv with the harborguard-sensor command in it
+	@.ci/setup run
+
+dev: ## setup, and what the tests need
+	@.ci/setup dev
+
+demo: setup ## run the main job on embedded defaults (ONCE=1: one sweep, then exit; ADVISORIES=DIR: a full set)
+	@$(BIN)/harborguard-sensor demo $(if $(ONCE),--once) $(if $(ADVISORIES),--advisories $(ADVISORIES))
+
+test: dev ## run every test, in random order, with the coverage gates
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m pytest --cov --cov-report= $(TESTS)
+	@$(if $(TESTS),true,$(BIN)/python .ci/coverage_gate)
+
+check: dev ## static gates, and a smoke run of the built wheel
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@.ci/wheel
+
+format: dev ## format and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: dev ## compare with Syft, Trivy and the floor on real images (takes minutes, needs root for debootstrap)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[bench]'
+	@$(BIN)/python -m benchmarks.compare $(BENCH)
+
+fresh: ## prove both commands on a bare Debian root made by debootstrap (needs root; SUITE=trixie, QUICK=1)
+	@.ci/fresh $(SUITE) $(if $(QUICK),quick)
+
+image: ## build the container image from a local base made by debootstrap (needs root)
+	@deploy/build-image
+
+lock: dev ## renew the hashed locks from pyproject.toml
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" pyproject.toml -o requirements/runtime.lock
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements/dev.lock
+
+clean: ## remove everything that the other targets made
+	rm -rf .venv .cache build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

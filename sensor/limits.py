@@ -1,0 +1,85 @@
+"""Every bound on what the outside may make us read, with its unit and its reason.
+
+One frozen value, passed down explicitly. Nothing else in the package carries a size constant for outside data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on hostile input. All sizes are bytes, all times are seconds unless the name says otherwise."""
+
+    manifest_bytes: int = 4 * MIB
+    """One manifest or index. The OCI distribution specification asks registries for at least this much; containers/image stops here."""
+    config_bytes: int = 8 * MIB
+    """One image configuration. Real ones stay below 100 KiB; a long history may reach a few MiB."""
+    token_bytes: int = 64 * KIB
+    """The answer of a token endpoint (the bound of go-containerregistry)."""
+    page_bytes: int = 8 * MIB
+    """One page of a repository or tag listing. GitLab and Harbor send everything at once when not paged."""
+    error_bytes: int = 64 * KIB
+    """Body of a failed answer, read for its message only."""
+    pages: int = 10_000
+    """Pages of one listing. With 100 entries a page this is a million tags; above, the listing is flagged partial."""
+    listing_entries: int = 1_000_000
+    """Names in one listing, however they are paged."""
+    index_depth: int = 4
+    """Nesting of image indexes. Two are seen in practice."""
+    index_children: int = 1_000
+    """Entries of one image index."""
+    layers: int = 1_024
+    """Layers of one image. Docker's own overlay driver stops at 128."""
+
+    layer_entries: int = 3_000_000
+    """Members of one layer's tar. The largest public images have about one million files in all."""
+    layer_bytes: int = 64 * GIB
+    """Inflated bytes of one layer."""
+    layer_ratio: int = 1_500
+    """Inflated divided by compressed bytes, counted after the first 64 MiB. DEFLATE cannot exceed 1032; zstd bombs can."""
+    path_bytes: int = 4 * KIB
+    """One path in a tar; Linux's PATH_MAX. Longer names are counted as a gap and not looked at."""
+    header_bytes: int = 1 * MIB
+    """One PAX or GNU long-name header in a tar."""
+    package_file_bytes: int = 64 * MIB
+    """One package database or metadata file that is read into memory (dpkg status of 100 000 packages: 90 MiB never seen)."""
+    metadata_file_bytes: int = 4 * MIB
+    """One METADATA, PKG-INFO or package.json."""
+    spool_bytes: int = 512 * MIB
+    """One file that needs random access (rpm database, Go binary), kept in an anonymous temporary file."""
+    packages_per_layer: int = 500_000
+    """Package records of one layer."""
+    json_depth: int = 64
+    """Nesting of untrusted JSON."""
+    child_address_space: int = 4 * GIB
+    """RLIMIT_AS of the scanning child; exceeding it is a MemoryError there, and a failed layer here."""
+    child_idle_seconds: float = 120.0
+    """The child must take or give a byte within this time, else it is killed."""
+
+    advisory_record_bytes: int = 8 * MIB
+    """One OSV record. The largest seen is 1.3 MiB (a kernel erratum)."""
+    advisory_archive_bytes: int = 4 * GIB
+    """One advisory archive on the wire or on disk."""
+    advisory_records: int = 5_000_000
+    """Records of one archive."""
+
+    envelope_bytes: int = 10_000_000
+    """Serialised envelope. The control plane cuts bodies off at 10 MiB and then fails to parse them."""
+    indexed_text_bytes: int = 2_600
+    """Text that the control plane keeps in a PostgreSQL index; rows above about 2 700 bytes are refused."""
+    answer_bytes: int = 4 * MIB
+    """One answer of a control plane."""
+    connect_seconds: float = 15.0
+    """TCP and TLS set-up."""
+    idle_seconds: float = 60.0
+    """Silence of the other side while an answer is awaited or a body is read. There is no total time-out: a large layer takes
+    as long as it needs."""
+
+
+DEFAULT_LIMITS = Limits()

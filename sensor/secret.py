@@ -1,0 +1,190 @@
+"""Secrets that cannot be printed, and the places they come from.
+
+A credential in the configuration is a *source* (keyring, environment, file, literal); `read_secret` turns it into a
+`Secret` at the moment of use, so that a rotated file or keyring entry is noticed without a restart. The only importer of `keyring`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, assert_never
+
+from sensor.errors import SecretError
+
+_MOST_BYTES = 256 * 1024
+KEYRING_SERVICE = "harborguard-sensor"
+"""The service name under which `secret set` stores and `{keyring: name}` looks up."""
+
+
+class Secret:
+    """A string that shows as `***` everywhere but in `reveal`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The text itself; call it only where it goes onto the wire."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "***"
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __reduce__(self) -> str:
+        message = "a Secret is not pickled"
+        raise TypeError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class FromKeyring:
+    """An entry of the operating system's keyring, stored by `harborguard-sensor secret set NAME`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FromEnv:
+    """An environment variable."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FromFile:
+    """A file: a Kubernetes secret, a Docker secret, or (as a bare name) a systemd credential in $CREDENTIALS_DIRECTORY."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """The secret itself, written into the configuration; the loader has checked that the file's mode is 0600."""
+
+    value: Secret
+
+
+SecretSource: TypeAlias = FromKeyring | FromEnv | FromFile | InPlace
+
+
+def describe_source(source: SecretSource) -> str:
+    """Where a secret comes from, without the secret, for messages."""
+    match source:
+        case FromKeyring(name):
+            return f"keyring entry {name!r}"
+        case FromEnv(name):
+            return f"environment variable {name}"
+        case FromFile(path):
+            return f"file {path}"
+        case InPlace():
+            return "the configuration file"
+        case _:
+            assert_never(source)
+
+
+def read_secret(source: SecretSource) -> Secret:
+    """Fetch a secret from its source; a trailing line break of a file is dropped.
+
+    Raises:
+        SecretError: the entry, variable or file is missing, empty, too large, or not readable.
+    """
+    match source:
+        case FromKeyring(name):
+            value = _from_keyring(name)
+        case FromEnv(name):
+            value = os.environ.get(name, "")
+        case FromFile(path):
+            value = _from_file(path)
+        case InPlace(secret):
+            value = secret.reveal()
+        case _:
+            assert_never(source)
+    if not value:
+        message = f"no secret in {describe_source(source)}"
+        raise SecretError(message, "set it, or name another source: {keyring: ...}, {env: ...} or {file: ...}")
+    return Secret(value)
+
+
+def _from_file(name: str) -> str:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(directory, name) if directory and "/" not in name else Path(name)
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        message = f"cannot read the secret file {path}: {error.strerror}"
+        raise SecretError(message, "check that the file exists and that this user may read it") from error
+    if len(data) > _MOST_BYTES:
+        message = f"the secret file {path} is larger than {_MOST_BYTES // 1024} KiB"
+        raise SecretError(message, "name the file that holds the secret alone")
+    try:
+        return data.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        message = f"the secret file {path} is not text"
+        raise SecretError(message) from error
+
+
+def _from_keyring(name: str) -> str:
+    import keyring  # noqa: PLC0415 - slow to import and rarely used
+    from keyring.errors import KeyringError  # noqa: PLC0415
+
+    try:
+        return keyring.get_password(KEYRING_SERVICE, name) or ""
+    except (KeyringError, RuntimeError) as error:
+        message = f"the keyring cannot be read: {error}"
+        raise SecretError(message, "a machine without a keyring service can use {file: ...} or {env: ...}") from error
+
+
+def store_in_keyring(name: str, value: Secret) -> None:
+    """Keep a secret in the operating system's keyring.
+
+    Raises:
+        SecretError: there is no usable keyring.
+    """
+    import keyring  # noqa: PLC0415
+    from keyring.errors import KeyringError  # noqa: PLC0415
+
+    try:
+        keyring.set_password(KEYRING_SERVICE, name, value.reveal())
+    except (KeyringError, RuntimeError) as error:
+        message = f"the keyring cannot be written: {error}"
+        raise SecretError(message, "a machine without a keyring service can use {file: ...} or {env: ...}") from error
+
+
+def delete_from_keyring(name: str) -> None:
+    """Remove a secret from the operating system's keyring.
+
+    Raises:
+        SecretError: there is no such entry, or no usable keyring.
+    """
+    import keyring  # noqa: PLC0415
+    from keyring.errors import KeyringError  # noqa: PLC0415
+
+    try:
+        keyring.delete_password(KEYRING_SERVICE, name)
+    except (KeyringError, RuntimeError) as error:
+        message = f"the keyring entry {name!r} cannot be deleted: {error}"
+        raise SecretError(message) from error
+
+
+def is_private_file(path: Path) -> bool:
+    """Whether only its owner can read a file (mode 0600 or stricter), which a literal secret in the configuration demands."""
+    return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
