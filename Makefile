@@ -35,7 +35,6 @@ format: dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 
 bench: dev ## compare with Syft, Trivy and the floor on real images (takes minutes, needs root for debootstrap)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[bench]'
 	@$(BIN)/python -m benchmarks.compare $(BENCH)
 
 fresh: ## prove both commands on a bare Debian root made by debootstrap (needs root; SUITE=trixie, QUICK=1)
@@ -48,6 +47,7 @@ lock: dev ## renew the hashed locks from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" pyproject.toml -o requirements/runtime.lock
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.lock
 
 clean: ## remove everything that the other targets made
 	rm -rf .venv .cache build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

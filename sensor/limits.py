@@ -55,6 +55,22 @@ class Limits:
     """One file that needs random access (rpm database, Go binary), kept in an anonymous temporary file."""
     packages_per_layer: int = 500_000
     """Package records of one layer."""
+    record_text_chars: int = 1_024
+    """Characters of one name, version, licence or vendor in a package record. A longer name or version makes the record a gap, other fields are cut."""
+    gaps_per_file: int = 100
+    """Unreadable records of one package database that are told one by one; the rest is counted."""
+    owned_paths_per_file: int = 200_000
+    """Paths that one package database may claim, of those that matter (metadata files and programs). A full desktop has about 10 000."""
+    rpm_index_entries: int = 65_535
+    """Tags of one rpm header; rpm's own bound (hdrchkTags)."""
+    sqlite_steps: int = 20_000_000
+    """Virtual machine steps of the query over one rpm database. 10 000 packages take about 200 000."""
+    links_per_layer: int = 500_000
+    """Symbolic links, hard links and whiteouts kept of one layer. A nix store of a whole desktop has about 100 000."""
+    gaps_per_layer: int = 200
+    """Gaps of one layer that are named one by one; the rest is counted."""
+    child_answer_bytes: int = 512 * MIB
+    """What the scanning child may answer: an inventory. 500 000 packages with owned paths stay below a third of it."""
     json_depth: int = 64
     """Nesting of untrusted JSON."""
     child_address_space: int = 4 * GIB

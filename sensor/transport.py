@@ -1,8 +1,8 @@
 """Client sessions: TLS, proxy, pacing, retry, byte caps. The only place that opens sessions and translates client errors.
 
 Knows nothing of registries or control planes: it takes a request and gives back a status, headers and bounded bytes. It never
-follows a redirect by itself, because only the caller knows which credential must not cross an origin. Bodies are given as they came
-(`auto_decompress` off): a layer is hashed as the registry stores it.
+follows a redirect by itself, because only the caller knows which credential must not cross an origin. Streamed bodies are given as
+they came (a layer is hashed as the registry stores it); only `fetch` inflates an answer that was compressed unasked.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import aiohttp
+import structlog
 from yarl import URL
 
 from sensor.errors import ConfigError, DataError, NetworkError
@@ -27,7 +30,7 @@ from sensor.limits import DEFAULT_LIMITS, Limits
 
 USER_AGENT = "harborguard-sensor/0.1"
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-_ALWAYS_DIRECT = (
+METADATA_HOSTS = (
     "169.254.169.254",
     "169.254.170.2",
     "169.254.170.23",
@@ -35,8 +38,28 @@ _ALWAYS_DIRECT = (
     "fd00:ec2::23",
     "metadata.google.internal",
 )
+"""The clouds' metadata services: never behind a proxy, and never a place that an answer from outside may send us to."""
 _LONGEST_PAUSE = 900.0
 """Seconds a server may ask us to wait; more is rescheduled by the caller, not slept here."""
+_SAFE_TO_REPEAT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+"""Idempotent by RFC 9110, 9.2.2. A POST is never sent twice: the first may have been acted upon."""
+_log = structlog.get_logger()
+
+
+class NotTls(NetworkError):
+    """A TLS greeting was answered with something else: a plain-HTTP port."""
+
+    retryable = False
+
+
+class TlsOnly(NetworkError):
+    """Plain HTTP was sent to a port that speaks TLS."""
+
+    retryable = False
+
+
+class HostParked(NetworkError):
+    """Nothing was sent: the host has asked for a pause that is too long to sleep through. `retry_after` says what is left of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +72,7 @@ class Route:
 
     def proxy_for(self, host: str) -> str | None:
         """The proxy for a host, or None for a direct connection. Metadata services are always direct."""
-        if not self.proxy or self.proxy == "direct" or host in _ALWAYS_DIRECT:
+        if not self.proxy or self.proxy == "direct" or host in METADATA_HOSTS:
             return None
         return None if any(_host_matches(host, pattern) for pattern in self.no_proxy) else self.proxy
 
@@ -61,6 +84,10 @@ class Retry:
     attempts: int = 5
     first: float = 1.0
     most: float = 60.0
+
+    def pause(self, attempt: int, asked: float | None = None) -> float:
+        """Seconds to wait after the given attempt (from 0), and at least what the other side asked for."""
+        return max(random.uniform(0, min(self.most, self.first * 2**attempt)), asked or 0.0)
 
 
 NO_RETRY = Retry(attempts=1)
@@ -79,23 +106,31 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streamed:
-    """An answer whose body is still on the wire."""
+    """An answer whose body is still on the wire, exactly as the other side stores it."""
 
     status: int
     url: str
     headers: Mapping[str, str]
     chunks: AsyncIterator[bytes]
+    header_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class _Parking:
-    """Hosts that asked for a pause, with the monotonic time until which they are left alone."""
+class _Pool:
+    """A session and how many requests use it; `stamp` identifies the CA file that it was opened with."""
 
-    until: dict[str, float] = field(default_factory=dict)
+    session: aiohttp.ClientSession
+    stamp: tuple[int, int, int] | None
+    users: int = 0
+    retired: bool = False
 
 
 class Transport:
-    """One pool of connections with one route. Close it when done."""
+    """Connections with one route. Close it when done.
+
+    A host that answers 429, or 503 with Retry-After, is parked: requests to it wait, other hosts are not affected. A request with
+    NO_RETRY is paced by its caller and does not wait.
+    """
 
     def __init__(
         self,
@@ -105,6 +140,7 @@ class Transport:
         connections_per_host: int = 8,
         keep_alive: bool = True,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.route = route or Route()
         self.requests = 0
@@ -113,16 +149,17 @@ class Transport:
         self._connections = connections_per_host
         self._keep_alive = keep_alive
         self._sleep = sleep
-        self._session: aiohttp.ClientSession | None = None
-        self._parking = _Parking()
+        self._clock = clock
+        self._pool: _Pool | None = None
+        self._parked: dict[str, float] = {}
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.session.close()
 
-    async def fetch(
+    async def fetch(  # noqa: PLR0913 - one request has this many properties
         self,
         method: str,
         url: str,
@@ -131,217 +168,122 @@ class Transport:
         body: bytes | None = None,
         most_bytes: int | None = None,
         retry: Retry | None = None,
+        idle_seconds: float | None = None,
     ) -> Reply:
-        """Send a request and read the whole answer, at most `most_bytes` of it.
+        """Send a request and read the whole answer, at most `most_bytes` of it (inflated).
 
         Statuses in RETRY_STATUSES and network errors are repeated as `retry` says (default: five attempts for GET and HEAD, one for
-        anything else); the last answer is returned whatever its status.
+        anything else; POST and PATCH are never repeated); the last answer is returned whatever its status.
 
         Raises:
             NetworkError: no answer.
             DataError: the body is larger than allowed.
         """
-        plan = retry or (Retry() if method in {"GET", "HEAD"} else NO_RETRY)
+        plan = (retry or (Retry() if method in {"GET", "HEAD"} else NO_RETRY)) if method in _SAFE_TO_REPEAT else NO_RETRY
+        most = self._limits.page_bytes if most_bytes is None else most_bytes
         for attempt in range(plan.attempts):
             last = attempt == plan.attempts - 1
+            if plan.attempts > 1:
+                await self._wait_while_parked(url, plan.most)
             try:
-                async with self.stream(method, url, headers=headers, body=body) as answer:
-                    data = await _read(answer, self._limits.page_bytes if most_bytes is None else most_bytes, method)
-                    reply = Reply(status=answer.status, url=answer.url, headers=answer.headers, body=data)
+                async with self._send(method, url, headers, body, idle_seconds) as answer:
+                    data = b"" if method == "HEAD" else await _read(answer, most)
             except NetworkError as error:
                 if last or not error.retryable:
                     raise
-                await self._sleep(_pause(plan, attempt, error.retry_after))
+                await self._sleep(plan.pause(attempt, error.retry_after))
                 continue
-            wait = retry_after(reply.headers)
-            if reply.status not in RETRY_STATUSES or last or (wait is not None and wait > plan.most):
-                return reply
-            await self._sleep(_pause(plan, attempt, wait))
+            wait = retry_after(answer.headers)
+            if answer.status not in RETRY_STATUSES or last or (wait is not None and wait > plan.most):
+                return Reply(
+                    status=answer.status, url=url, headers=answer.headers, body=data, header_lists=answer.header_lists
+                )
+            pause = plan.pause(attempt, wait)
+            if answer.status == 429 or (answer.status == 503 and wait is not None):
+                self._park(url, pause)
+            else:
+                await self._sleep(pause)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        idle_seconds: float | None = None,
     ) -> AsyncIterator[Streamed]:
         """Send a request and hand out the body as it comes. One attempt, no redirects.
 
         Raises:
-            NetworkError: no answer, or the body broke off.
+            NetworkError: no answer, the body broke off, or the host is parked.
         """
-        session = await self._open()
-        target = URL(url, encoded=True)
-        host = target.host or ""
+        await self._wait_while_parked(url, Retry().most)
+        async with self._send(method, url, headers, body, idle_seconds) as answer:
+            yield answer
+
+    async def pause(self, attempt: int, asked: float | None = None, *, plan: Retry | None = None) -> None:
+        """Sleep as between two attempts, for callers that repeat a stream themselves."""
+        await self._sleep((plan or Retry()).pause(attempt, asked))
+
+    @contextlib.asynccontextmanager
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str] | None, body: bytes | None, idle: float | None
+    ) -> AsyncIterator[Streamed]:
+        target = _parse_url(url)
         self.requests += 1
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._limits.connect_seconds, sock_read=idle or self._limits.idle_seconds
+        )
+        proxy = self.route.proxy_for(target.host or "")
         try:
-            async with session.request(
-                method,
-                target,
-                headers={"User-Agent": USER_AGENT, **(headers or {})},
-                data=body,
-                allow_redirects=False,
-                proxy=self.route.proxy_for(host),
-            ) as response:
-                yield Streamed(
-                    status=response.status,
-                    url=url,
-                    headers={name.lower(): value for name, value in response.headers.items()},
-                    chunks=_chunks(response, url),
-                )
+            with self._session() as session:
+                async with session.request(
+                    method,
+                    target,
+                    headers={"User-Agent": USER_AGENT, **(headers or {})},
+                    data=body,
+                    allow_redirects=False,
+                    proxy=proxy,
+                    timeout=timeout,
+                ) as response:
+                    answer = _streamed(response, url)
+                    if answer.status in {429, 503} and (wait := retry_after(answer.headers)) is not None:
+                        self._park(url, wait)
+                    yield answer
+        except aiohttp.ClientConnectorCertificateError as error:
+            issuer = "" if proxy else await _issuer_of(target, self._limits.connect_seconds)
+            raise translate(error, url, issuer) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise translate(error, url) from error
+        finally:
+            await self._close_retired()
 
-    async def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                ssl=tls_context(self.route.ca_file),
-                limit=0,
-                limit_per_host=self._connections,
-                force_close=not self._keep_alive,
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                auto_decompress=False,
-                read_bufsize=1 << 20,
-                requote_redirect_url=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=self._limits.connect_seconds, sock_read=self._limits.idle_seconds
-                ),
-                skip_auto_headers=("Accept-Encoding",),
-            )
-        return self._session
+    def _park(self, url: str, seconds: float) -> None:
+        host = _shown_host(url)
+        self._parked[host] = max(self._parked.get(host, 0.0), self._clock() + seconds)
 
+    async def _wait_while_parked(self, url: str, most: float) -> None:
+        host = _shown_host(url)
+        left = self._parked.get(host, 0.0) - self._clock()
+        if left <= 0:
+            self._parked.pop(host, None)
+        elif left > most:
+            message = f"{host} has asked for a pause, {left:.0f} s of it are left"
+            raise HostParked(message, "the request is made again afterwards", retry_after=left)
+        else:
+            await self._sleep(left)
 
-def tls_context(ca_file: str) -> ssl.SSLContext:
-    """The system's certificate authorities, plus those of a PEM file.
-
-    Raises:
-        ConfigError: the file is missing or holds no certificate.
-    """
-    context = ssl.create_default_context()
-    if ca_file:
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[aiohttp.ClientSession]:
+        """The current session, held open until the request is over, whatever happens to the CA file meanwhile."""
+        pool = self._current_pool()
+        pool.users += 1
         try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            message = f"cannot load certificate authorities from {ca_file}: {error}"
-            raise ConfigError(message, "ca_file must be a PEM file with at least one certificate") from error
-    return context
-
-
-def translate(error: BaseException, url: str) -> NetworkError:
-    """Turn a client library's exception into a NetworkError that says what to do."""
-    host = _shown_host(url)
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return NetworkError(
-            f"the certificate of {host} is not trusted: {error.certificate_error}",
-            "name the issuing authority's PEM file in ca_file",
-            retryable=False,
-        )
-    if isinstance(error, (aiohttp.ClientConnectorSSLError, aiohttp.ClientSSLError, ssl.SSLError)):
-        if "WRONG_VERSION_NUMBER" in str(error) or "record layer failure" in str(error).lower():
-            return NetworkError(
-                f"{host} does not speak TLS",
-                "it may be a plain-HTTP port: use the right port, or insecure: true for a trusted internal registry",
-                retryable=False,
-            )
-        return NetworkError(f"TLS with {host} failed: {error}", "check the port and the TLS set-up", retryable=False)
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return NetworkError(f"the proxy for {host} cannot be reached: {error}", "check http.proxy and http.no_proxy")
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return NetworkError(
-            f"the proxy refused {host} with status {error.status}",
-            "check the proxy's credentials and rules, or add the host to http.no_proxy",
-            retryable=error.status >= 500,
-        )
-    if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
-        return NetworkError(f"the name {host} cannot be resolved", "check the host name and the resolver")
-    if isinstance(error, TimeoutError):
-        return NetworkError(f"{host} did not answer in time", "check the network path and any firewall in between")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return NetworkError(
-            f"cannot connect to {host}: {error.os_error.strerror or error.os_error}", "check host, port and firewall"
-        )
-    if isinstance(error, aiohttp.InvalidURL):
-        return NetworkError(f"not a usable URL for {host}", retryable=False)
-    return NetworkError(f"the connection to {host} broke: {type(error).__name__}")
-
-
-def redirect_target(url: str, location: str) -> str:
-    """Resolve a Location header against the request's URL, byte for byte (signatures must not be re-quoted).
-
-    Raises:
-        DataError: not an http or https URL.
-    """
-    try:
-        target = URL(url, encoded=True).join(URL(location, encoded=True))
-    except ValueError as error:
-        raise DataError("a redirect leads to an unusable URL") from error
-    if target.scheme not in {"http", "https"} or not target.host:
-        raise DataError("a redirect leads to an unusable URL")
-    return str(target)
-
-
-def same_origin(first: str, second: str) -> bool:
-    """Whether scheme, host and port of two URLs are equal: only then a credential may be sent again."""
-    a, b = URL(first, encoded=True), URL(second, encoded=True)
-    return (a.scheme, a.host, a.port) == (b.scheme, b.host, b.port)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from Retry-After: an integer or an HTTP date (RFC 9110, 10.2.3); None when absent or unreadable."""
-    text = headers.get("retry-after", "").strip()
-    if not text:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return None
-    return min(max(seconds, 0.0), _LONGEST_PAUSE) if seconds == seconds else None  # noqa: PLR0124 - NaN
-
-
-async def _read(answer: Streamed, most: int, method: str) -> bytes:
-    if method == "HEAD":
-        return b""
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in answer.chunks:
-        size += len(chunk)
-        if size > most:
-            message = f"the answer of {_shown_host(answer.url)} is larger than {most} bytes"
-            raise DataError(message, "the limit protects the sensor; see docs/limits")
-        parts.append(chunk)
-    return b"".join(parts)
-
-
-async def _chunks(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in response.content.iter_any():
-            yield chunk
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise translate(error, url) from error
-
-
-def _pause(plan: Retry, attempt: int, asked: float | None) -> float:
-    jittered = random.uniform(0, min(plan.most, plan.first * 2**attempt))
-    return max(jittered, asked or 0.0)
-
-
-def _shown_host(url: str) -> str:
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    return f"{parts.hostname}:{port}" if port else (parts.hostname or "?")
-
-
-def _host_matches(host: str, pattern: str) -> bool:
-    if pattern == "*" or host == pattern or host.endswith("." + pattern.lstrip(".")):
-        return True
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(pattern, strict=False)
-    except ValueError:
-        return False
+            yield pool.session
+        finally:
+            pool.users -= 1
+            if pool.retired and pool.users == 0:
+                self._retired.append(pool)

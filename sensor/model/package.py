@@ -79,8 +79,9 @@ class LayerInventory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """What one layer alone contains, and what it does to the layers below.
 
     `whiteouts` are paths it deletes, `opaque` directories whose lower content it hides, `symlinks` its symbolic links (path to
-    target) that could stand in for a directory. `files` holds every non-directory path of the layer, NUL-separated and zstd-compressed: it decides
-    whether a lower file or directory was replaced. Sizes are bytes.
+    target) that could stand in for a directory, `hard_links` further names of files that lie in a lower layer. `files` holds every path of the
+    layer, NUL-separated and zstd-compressed, directories with a slash at the end: it decides whether a lower file or directory was
+    replaced (`scan.paths` reads it). Sizes are bytes.
     """
 
     evidence: tuple[Evidence, ...] = ()
@@ -88,6 +89,7 @@ class LayerInventory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     whiteouts: tuple[str, ...] = ()
     opaque: tuple[str, ...] = ()
     symlinks: dict[str, str] = {}
+    hard_links: dict[str, str] = {}
     files: bytes = b""
     entries: int = 0
     compressed_bytes: int = 0

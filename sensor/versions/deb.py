@@ -12,21 +12,18 @@ from functools import lru_cache
 
 from sensor.versions.order import COMPARABLE, KEYS_KEPT, LONGEST_VERSION, Key, VersionOrder, unparsable_key
 
-_ALLOWED = re.compile(r"(?:(?P<epoch>[0-9]+):)?(?P<rest>[A-Za-z0-9.+~:_-]+)")
+_ALLOWED = re.compile(r"(?:(?P<epoch>[0-9]+):)?(?P<rest>[A-Za-z0-9.+~_-]+)")
 _PAIRS = re.compile(r"([^0-9]*)0*([0-9]*)")
 _END = "\x02"
-_ALPHABET = str.maketrans({"~": "\x01", **{other: chr(256 + ord(other)) for other in ".+:_-"}})
+_ALPHABET = str.maketrans({"~": "\x01", **{other: chr(256 + ord(other)) for other in ".+_-"}})
 
 
 def _part(text: str) -> str:
-    """Alternating text and number, text first. The end of the version counts as one more empty text and a zero."""
-    pairs = [
-        f"{word.translate(_ALPHABET)}{_END}{chr(len(number))}{number}" for word, number in _PAIRS.findall(text)[:-1]
-    ]
-    if not pairs or not text[-1:].isdigit():
-        pairs = pairs or [f"{_END}\x00"]
-    pairs.append(f"{_END}\x00")
-    return "".join(pairs)
+    """Alternating text and number, text first; the empty pair that the pattern finds at the end marks the end."""
+    encoded = "".join(
+        f"{word.translate(_ALPHABET)}{_END}{chr(len(number))}{number}" for word, number in _PAIRS.findall(text)
+    )
+    return encoded if text else encoded * 2  # an empty part equals 0, which is one pair and the end
 
 
 def is_valid(version: str) -> bool:

@@ -27,6 +27,11 @@ def unparsable_key(version: str) -> Key:
     return (UNPARSABLE, version)
 
 
+def as_written(bound: str) -> str:
+    """The default of `VersionOrder.read_bound`: bounds are written as the ecosystem writes versions."""
+    return bound
+
+
 def same_precision(installed: str, _bound: str) -> str:
     """The default of `VersionOrder.seen_by`: bounds of this order are as precise as installed versions."""
     return installed
@@ -38,13 +43,15 @@ class VersionOrder:
 
     `key` never raises and gives a total order over all texts. `is_valid` tells whether a text is a version at all; where it is not, an answer that
     depends on its key is worth nothing and the matcher says so. `seen_by(installed, bound)` is the installed version cut to the
-    precision of a range's bound (rpm: a bound without a release speaks about the version only).
+    precision of a range's bound (rpm: a bound without a release speaks about the version only). `read_bound` repairs the ways in which
+    published ranges are known to misspell versions; installed versions are never repaired.
     """
 
     name: str
     key: Callable[[str], Key]
     is_valid: Callable[[str], bool]
     seen_by: Callable[[str, str], str] = same_precision
+    read_bound: Callable[[str], str] = as_written
 
 
 def compare(order: VersionOrder, a: str, b: str) -> int:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from sensor.versions.order import COMPARABLE, KEYS_KEPT, LONGEST_VERSION, UNPARSABLE, Key, VersionOrder, unparsable_key
 
 _SEGMENT = re.compile(r"(?P<mark>[~^])|(?P<letters>[A-Za-z]+)|0*(?P<number>[0-9]+)")
-_EVR = re.compile(r"(?:(?P<epoch>[0-9]+):)?(?P<version>[^:-]+)(?:-(?P<release>[^:-]*))?")
+_EVR = re.compile(r"(?:(?P<epoch>[0-9]+):)?(?P<version>[^:-]*[A-Za-z0-9][^:-]*)(?:-(?P<release>[^:-]*))?")
 _TILDE, _END, _CARET, _LETTERS, _NUMBER = "\x01", "\x02", "\x03", "\x04", "\x05"
 
 
@@ -31,8 +31,7 @@ def _segments(text: str) -> str:
 
 def is_valid(version: str) -> bool:
     """Whether the text is `[epoch:]version[-release]` with a numeric epoch and at least one letter or digit in the version."""
-    match = _EVR.fullmatch(version) if len(version) <= LONGEST_VERSION else None
-    return match is not None and _SEGMENT.search(match["version"]) is not None
+    return len(version) <= LONGEST_VERSION and _EVR.fullmatch(version) is not None
 
 
 @lru_cache(maxsize=KEYS_KEPT)
@@ -42,7 +41,7 @@ def key(version: str) -> Key:
         return unparsable_key(version)
     match = _EVR.fullmatch(version)
     if match is None:
-        # An epoch of letters or a second dash: not rpm's, but its segments still tell older from newer.
+        # An epoch of letters, a second dash, only marks: not rpm's, but its segments still tell older from newer.
         return (UNPARSABLE, _segments(version))
     release = match["release"]
     return (

@@ -7,12 +7,14 @@ A cataloger sees one file of one layer at a time and never a client, a path on t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from sensor.limits import Limits
-from sensor.model.package import Evidence
+from sensor.model.package import Evidence, Gap, Package, PackageType
 
 
 class Content(Protocol):
@@ -29,7 +31,11 @@ class Content(Protocol):
         """Everything, for random access without a copy."""
 
     def path(self) -> str:
-        """A path under /proc/self/fd for libraries that open files themselves (SQLite)."""
+        """A path under /proc/self/fd for libraries that open files themselves.
+
+        Not for SQLite: it follows the link to a name that no longer exists. `sqlite3.Connection.deserialize(view())` reads it
+        without a file.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,3 +88,98 @@ class HeldContent:
         """Not offered: a cataloger that needs a path declares `spooled`."""
         message = "content in memory has no path"
         raise TypeError(message)
+
+
+_PROGRAM_DIRECTORY = re.compile(r"(?:^|/)(?:bin|sbin|libexec|cli-plugins|pkg/tool)/")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
+
+
+def is_metadata_name(name: str) -> bool:
+    """Whether a file of this base name could be evidence for a language cataloger."""
+    return name in {"METADATA", "PKG-INFO", "package.json"} or name.endswith(".egg-info")
+
+
+@lru_cache(maxsize=4096)
+def is_program_directory(directory: str) -> bool:
+    """Whether programs are looked for below this directory (`usr/lib/go-1.22/bin`)."""
+    return _PROGRAM_DIRECTORY.search(f"{directory}/") is not None
+
+
+def clean_text(text: str, most: int) -> str:
+    """The text without what a terminal could take for a command, cut to `most` characters."""
+    return text.strip() if text.isprintable() and len(text) <= most else _UNPRINTABLE.sub(" ", text[:most]).strip()
+
+
+class Findings:
+    """What a cataloger has found in one file so far, kept within the limits.
+
+    A record whose name or version is empty, too long or unprintable becomes a gap; every other text is cleaned. What goes beyond a limit
+    is counted and told in one gap at the end.
+    """
+
+    __slots__ = (
+        "_cataloger",
+        "_gaps",
+        "_limits",
+        "_more_gaps",
+        "_more_owned",
+        "_more_packages",
+        "_owns",
+        "_packages",
+        "_path",
+    )
+
+    def __init__(self, cataloger: str, path: str, limits: Limits) -> None:
+        self._cataloger, self._path, self._limits = cataloger, path, limits
+        self._packages: dict[Package, None] = {}
+        self._owns: dict[tuple[str, str], None] = {}
+        self._gaps: list[Gap] = []
+        self._more_packages = self._more_owned = self._more_gaps = 0
+
+    def package(self, kind: PackageType, name: str, version: str, **texts: str) -> bool:
+        """Note a package; `texts` are further fields of `Package`. False when its identity was refused, which is then a gap."""
+        most = self._limits.record_text_chars
+        name, version = name.strip(), version.strip()
+        for word, text in (("name", name), ("version", version)):
+            if not text or len(text) > most or not text.isprintable():
+                fault = "no" if not text else "an overlong" if len(text) > most else "an unprintable"
+                self.gap("unreadable", f"the record of {clean_text(name, 80) or 'a package'} has {fault} {word}")
+                return False
+        if len(self._packages) >= self._limits.packages_per_layer:
+            self._more_packages += 1
+            return False
+        cleaned = {field: clean_text(text, most) for field, text in texts.items() if text}
+        self._packages[Package(type=kind, name=name, version=version, path=self._path, **cleaned)] = None
+        return True
+
+    def own(self, path: str, owner: str) -> None:
+        """Note that the OS package `owner` claims `path`. The caller has chosen the paths that matter."""
+        if len(self._owns) >= self._limits.owned_paths_per_file:
+            self._more_owned += 1
+        elif len(path) <= self._limits.path_bytes:
+            self._owns[(path, owner)] = None
+
+    def gap(self, kind: str, reason: str) -> None:
+        """Note a record that could not be read."""
+        if len(self._gaps) >= self._limits.gaps_per_file:
+            self._more_gaps += 1
+        else:
+            self._gaps.append(Gap(kind=kind, subject=self._path, reason=reason))
+
+    def evidence(self) -> Evidence:
+        """Everything noted, as one value."""
+        gaps = list(self._gaps)
+        for count, what in (
+            (self._more_packages, "more packages than the limit of one layer"),
+            (self._more_owned, "more claimed files than the limit of one file"),
+            (self._more_gaps, "more unreadable records"),
+        ):
+            if count:
+                gaps.append(Gap(kind="limit", subject=self._path, reason=f"{count} {what}"))
+        return Evidence(
+            cataloger=self._cataloger,
+            path=self._path,
+            packages=tuple(self._packages),
+            owns=tuple(self._owns),
+            gaps=tuple(gaps),
+        )

@@ -1,0 +1,201 @@
+"""The log: one line an event on one stream, as JSON or for people, with secrets masked and hostile text made inert.
+
+Events are constant strings; what varies stands in fields. Records of the standard library's logging (aiohttp, APScheduler, SQLAlchemy, asyncio's
+unhandled exceptions) take the same way. Leaves what to log to its callers, and results and tables to the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Literal, TextIO, TypeAlias
+
+import structlog
+
+from sensor.secret import Secret
+
+_MASK = "***"
+_MOST_TEXT = 8 * 1024
+"""Characters of one value; a traceback may be long, an answer of a server may be endless."""
+_MOST_ITEMS = 200
+_MOST_NESTED = 6
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_CHATTY = ("aiosqlite", "sqlalchemy", "aiohttp.access", "apscheduler", "asyncio", "botocore", "urllib3", "keyring")
+"""Libraries whose debug lines nobody needs, and some of which would show bound values."""
+
+_SENSITIVE_NAME = re.compile(
+    r"(?i)(?:^|[_\-. ])(?:authorization|passw(?:or)?d|passphrase|secret|token|credentials?|cookie|set-cookie|signature|"
+    r"api[_-]?key|apikey|sensorapikey|private[_-]?key|x-registry-auth|identitytoken)$"
+)
+_SENSITIVE_TEXT = (
+    # an Authorization header, as a header line, as a mapping's repr, or its value alone
+    (
+        re.compile(
+            r"(?i)\b((?:proxy-)?authorization|x-api-key|(?:set-)?cookie)(['\"]?\s*[:=,]\s*)(b?['\"])?[^\r\n'\"]+"
+        ),
+        r"\1\2\3***",
+    ),
+    (re.compile(r"(?i)\b(bearer|basic|negotiate|jwt)\s+[A-Za-z0-9._~+/=:\-]{4,}"), r"\1 ***"),
+    (re.compile(r"\b(hg_(?:ak|live|pat)_)[A-Za-z0-9_\-]+"), r"\1***"),
+    (re.compile(r"\beyJ[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*){1,4}"), _MASK),
+    (re.compile(r"(://)[^/\s@'\"]+@"), r"\1***@"),
+    (
+        re.compile(r"(?i)([?&](?:[a-z0-9-]*(?:token|signature|credential)|sig|password|api_?key|code)=)[^&\s'\"]+"),
+        r"\1***",
+    ),
+    (
+        re.compile(
+            r"(?i)(['\"]?\b(?:password|passwd|client_secret|refresh_token|access_token|identitytoken|api_?key)['\"]?\s*[:=]\s*)"
+            r"(['\"][^'\"]*['\"]|[^\s,;&}'\"]+)"
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL), _MASK),
+)
+_ACTIVE = re.compile(
+    # control characters, bidirectional overrides, line separators, lone surrogates, invisible joiners and the byte-order mark
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+Fields: TypeAlias = MutableMapping[str, Any]
+
+
+def configure_logging(
+    level: Literal["debug", "info", "warning", "error"],
+    format: Literal["auto", "json", "console"],  # noqa: A002 - the key's own name
+    stream: TextIO,
+) -> None:
+    """Send all log lines of this process to a stream; may be called again after a reload.
+
+    `auto` means console on a terminal and JSON elsewhere. Times are UTC.
+    """
+    console = format == "console" or (format == "auto" and stream.isatty())
+    threshold = _LEVELS[level]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            _clean_fields,
+            _render_line if console else _render_json,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Routed)]:
+        root.removeHandler(handler)
+    root.addHandler(_Routed())
+    root.setLevel(threshold)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+class _Routed(logging.Handler):
+    """Hands records of the standard library's logging to structlog, so that there is one format and one mask."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError, KeyError):
+            text = str(record.msg)
+        fields: dict[str, Any] = {"logger": record.name, "message": text}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info
+        structlog.get_logger().log(record.levelno, "library logged", **fields)
+
+
+# --- masking ----------------------------------------------------------------------------------------------------------------------
+
+
+def _clean_fields(_logger: object, _method: str, fields: Fields) -> Fields:
+    return {clean_text(str(name)): _value_of(str(name), value, 0) for name, value in fields.items()}
+
+
+def _value_of(name: str, value: object, depth: int) -> Any:
+    if _SENSITIVE_NAME.search(name) and value not in (None, "", False, True):
+        return _MASK
+    return _clean(value, depth)
+
+
+def _clean(value: object, depth: int) -> Any:
+    """A value of plain types, without secrets and without active text, of bounded size."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Secret):
+        return _MASK
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return clean_text(bytes(value[:_MOST_TEXT]).decode("latin-1"))
+    if depth >= _MOST_NESTED:
+        return "..."
+    if isinstance(value, Mapping):
+        items = list(value.items())[:_MOST_ITEMS]
+        return {clean_text(_plain(key)): _value_of(_plain(key), item, depth + 1) for key, item in items}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return _clean_items(list(value)[:_MOST_ITEMS], depth)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _value_of(field.name, getattr(value, field.name), depth + 1)
+            for field in dataclasses.fields(value)
+        }
+    return clean_text(str(value))
+
+
+def _clean_items(items: list[Any], depth: int) -> list[Any]:
+    # ("Authorization", "...") is how header lists show their pairs
+    if len(items) == 2 and isinstance(items[0], (str, bytes)) and _SENSITIVE_NAME.search(_plain(items[0])):
+        return [clean_text(_plain(items[0])), _MASK]
+    return [_clean(item, depth + 1) for item in items]
+
+
+def _plain(key: object) -> str:
+    return key.decode("latin-1") if isinstance(key, bytes) else str(key)
+
+
+def clean_text(text: str) -> str:
+    """A text that may be shown on a terminal: bounded, secrets masked, control characters written out as `\\x1b`, `\\n` or `\\u202e`."""
+    cut = text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}... ({len(text)} characters)"
+    for pattern, replacement in _SENSITIVE_TEXT:
+        cut = pattern.sub(replacement, cut)
+    return _ACTIVE.sub(_written_out, cut)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    character = found[0]
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+# --- rendering --------------------------------------------------------------------------------------------------------------------
+
+
+def _render_json(_logger: object, _method: str, fields: Fields) -> str:
+    first = {name: fields[name] for name in ("timestamp", "level", "event") if name in fields}
+    return json.dumps({**first, **fields}, ensure_ascii=True, default=str)
+
+
+def _render_line(_logger: object, _method: str, fields: Fields) -> str:
+    rest = {name: value for name, value in fields.items() if name not in {"timestamp", "level", "event", "exception"}}
+    shown = " ".join(f"{name}={_quoted(value)}" for name, value in rest.items())
+    line = f"{fields.get('timestamp', '')} {fields.get('level', ''):<8}{fields.get('event', '')}" + (
+        f"  {shown}" if shown else ""
+    )
+    trace = str(fields.get("exception", ""))
+    # a traceback is the one value that is worth several lines; they are indented, so none can pass for an event
+    return line + "".join(f"\n    {row}" for row in trace.split("\\n")) if trace else line
+
+
+def _quoted(value: object) -> str:
+    """A value that cannot be mistaken for two fields, and in which no markup begins."""
+    if isinstance(value, str) and re.fullmatch(r"[^\s=\"'\[\]{}<>\\]+", value):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)

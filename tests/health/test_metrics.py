@@ -1,0 +1,51 @@
+from datetime import UTC, datetime
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from sensor import events
+from sensor.health.metrics import render
+from sensor.status import StatusBoard
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def samples(board: StatusBoard) -> dict[tuple[str, ...], float]:
+    text = render(board.snapshot(NOW)).decode()
+    return {
+        (sample.name, *(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_an_empty_board_is_valid_exposition_and_not_ready() -> None:
+    found = samples(StatusBoard())
+    assert found["harborguard_sensor_ready",] == 0
+    assert found["harborguard_sensor_images_total", "outcome=success"] == 0
+    assert not any(key[0].startswith("harborguard_sensor_link_up") for key in found)
+
+
+def test_the_ledger_and_the_links_have_labels() -> None:
+    board = StatusBoard()
+    board.handle(events.SensorStarted(at=NOW, version="1", registries=("prod",)))
+    board.handle(events.AdvisoriesChanged(at=NOW, revision="r", records=1, newest=NOW))
+    board.handle(
+        events.SweepFinished(
+            at=NOW,
+            registry="prod",
+            complete=True,
+            repositories=1,
+            tags=2,
+            ledger={"listed": 2, "scanned": 2},
+            requests=7,
+        )
+    )
+    board.handle(events.LinkChanged(at=NOW, link='we"ird\n', state="registered"))
+    board.handle(events.HeartbeatSent(at=NOW, link='we"ird\n'))
+    found = samples(board)
+    assert found["harborguard_sensor_ready",] == 1
+    assert found["harborguard_sensor_ledger_digests", "registry=prod", "state=scanned"] == 2
+    assert found["harborguard_sensor_sweep_requests", "registry=prod"] == 7
+    assert found["harborguard_sensor_link_up", 'link=we"ird\n'] == 1
+    assert found["harborguard_sensor_last_heartbeat_timestamp_seconds", 'link=we"ird\n'] == NOW.timestamp()
+    assert found["harborguard_sensor_advisories_newest_timestamp_seconds",] == NOW.timestamp()
