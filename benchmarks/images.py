@@ -107,7 +107,7 @@ def chroot(root: Path, command: str) -> None:
 
 _HOST_CA = "/etc/ssl/certs/ca-certificates.crt"
 _CA_FILE = "tmp/host-ca.crt"
-_CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE")
+_CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "npm_config_cafile", "CURL_CA_BUNDLE")
 _HOST_FILES = (
     "/etc/resolv.conf",
     "/etc/hosts",

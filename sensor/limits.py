@@ -84,6 +84,12 @@ class Limits:
     """One advisory archive on the wire or on disk."""
     advisory_records: int = 5_000_000
     """Records of one archive."""
+    advisory_inflated_bytes: int = 64 * GIB
+    """Inflated bytes of one archive. The whole public export is below 8 GiB."""
+    advisory_text_chars: int = 16_384
+    """Characters kept of a record's description; a longer one is cut. Of the summary and of links 1 024 are kept."""
+    advisory_aliases: int = 200
+    """Names of one vulnerability after closing over aliases. A larger set comes from bad data: then each record keeps its own aliases."""
 
     envelope_bytes: int = 10_000_000
     """Serialised envelope. The control plane cuts bodies off at 10 MiB and then fails to parse them."""
@@ -91,6 +97,12 @@ class Limits:
     """Text that the control plane keeps in a PostgreSQL index; rows above about 2 700 bytes are refused."""
     answer_bytes: int = 4 * MIB
     """One answer of a control plane."""
+    upload_seconds: float = 600.0
+    """Longest wait for the answer to an upload: the control plane answers after all its inserts (40 000 rows in 6 s on two cores)."""
+    outbox_bytes: int = 2 * GIB
+    """Undelivered results, compressed. Above, the oldest results of sweeps go first; the answer to a job is never dropped."""
+    outbox_seconds: float = 30 * 86_400.0
+    """Age at which an undelivered result of a sweep, or one that was refused, is dropped."""
     connect_seconds: float = 15.0
     """TCP and TLS set-up."""
     idle_seconds: float = 60.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal, TextIO, TypeAlias
@@ -22,6 +23,7 @@ _MOST_TEXT = 8 * 1024
 """Characters of one value; a traceback may be long, an answer of a server may be endless."""
 _MOST_ITEMS = 200
 _MOST_NESTED = 6
+_TRACES = ("exception", "stack")
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _CHATTY = ("aiosqlite", "sqlalchemy", "aiohttp.access", "apscheduler", "asyncio", "botocore", "urllib3", "keyring")
@@ -117,7 +119,15 @@ class _Routed(logging.Handler):
 
 
 def _clean_fields(_logger: object, _method: str, fields: Fields) -> Fields:
-    return {clean_text(str(name)): _value_of(str(name), value, 0) for name, value in fields.items()}
+    return {
+        clean_text(str(name)): _clean_trace(value) if name in _TRACES else _value_of(str(name), value, 0)
+        for name, value in fields.items()
+    }
+
+
+def _clean_trace(value: object) -> str:
+    """A traceback keeps its lines, and when it is long its end: the message stands there."""
+    return "\n".join(_inert(row) for row in _masked(str(value))[-_MOST_TEXT:].split("\n"))
 
 
 def _value_of(name: str, value: object, depth: int) -> Any:
@@ -128,26 +138,21 @@ def _value_of(name: str, value: object, depth: int) -> Any:
 
 def _clean(value: object, depth: int) -> Any:
     """A value of plain types, without secrets and without active text, of bounded size."""
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, Secret):
         return _MASK
-    if isinstance(value, str):
-        return clean_text(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return clean_text(bytes(value[:_MOST_TEXT]).decode("latin-1"))
-    if depth >= _MOST_NESTED:
-        return "..."
-    if isinstance(value, Mapping):
-        items = list(value.items())[:_MOST_ITEMS]
-        return {clean_text(_plain(key)): _value_of(_plain(key), item, depth + 1) for key, item in items}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return _clean_items(list(value)[:_MOST_ITEMS], depth)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _value_of(field.name, getattr(value, field.name), depth + 1)
-            for field in dataclasses.fields(value)
-        }
+    if depth < _MOST_NESTED:
+        if isinstance(value, Mapping):
+            items = list(value.items())[:_MOST_ITEMS]
+            return {clean_text(_plain(key)): _value_of(_plain(key), item, depth + 1) for key, item in items}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return _clean_items(list(value)[:_MOST_ITEMS], depth)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = [field.name for field in dataclasses.fields(value)]
+            return {name: _value_of(name, getattr(value, name), depth + 1) for name in names}
     return clean_text(str(value))
 
 
@@ -163,19 +168,28 @@ def _plain(key: object) -> str:
 
 
 def clean_text(text: str) -> str:
-    """A text that may be shown on a terminal: bounded, secrets masked, control characters written out as `\\x1b`, `\\n` or `\\u202e`."""
-    cut = text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}... ({len(text)} characters)"
+    """A text that may be shown on a terminal: bounded, secrets masked, control characters written out (as Python does)."""
+    return _inert(_masked(text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}... ({len(text)} characters)"))
+
+
+def _masked(text: str) -> str:
     for pattern, replacement in _SENSITIVE_TEXT:
-        cut = pattern.sub(replacement, cut)
-    return _ACTIVE.sub(_written_out, cut)
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _inert(text: str) -> str:
+    return _ACTIVE.sub(_written_out, text)
 
 
 def _written_out(found: re.Match[str]) -> str:
-    character = found[0]
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return found[0].encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 # --- rendering --------------------------------------------------------------------------------------------------------------------
+
+
+_FIXED = {"timestamp", "level", "event", *_TRACES}
 
 
 def _render_json(_logger: object, _method: str, fields: Fields) -> str:
@@ -184,14 +198,14 @@ def _render_json(_logger: object, _method: str, fields: Fields) -> str:
 
 
 def _render_line(_logger: object, _method: str, fields: Fields) -> str:
-    rest = {name: value for name, value in fields.items() if name not in {"timestamp", "level", "event", "exception"}}
+    rest = {name: value for name, value in fields.items() if name not in _FIXED}
     shown = " ".join(f"{name}={_quoted(value)}" for name, value in rest.items())
     line = f"{fields.get('timestamp', '')} {fields.get('level', ''):<8}{fields.get('event', '')}" + (
         f"  {shown}" if shown else ""
     )
-    trace = str(fields.get("exception", ""))
+    trace = "\n".join(str(fields[name]) for name in _TRACES if name in fields)
     # a traceback is the one value that is worth several lines; they are indented, so none can pass for an event
-    return line + "".join(f"\n    {row}" for row in trace.split("\\n")) if trace else line
+    return line + "".join(f"\n    {row}" for row in trace.split("\n")) if trace else line
 
 
 def _quoted(value: object) -> str:

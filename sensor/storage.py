@@ -75,7 +75,7 @@ class Storage:
         """
         try:
             async with self._engine.connect() as connection:
-                connection = await connection.execution_options(sensor_read_only=True)
+                await connection.execution_options(sensor_read_only=True)
                 yield connection
         except (DBAPIError, PoolTimeoutError) as error:
             raise translate(error, self.path) from error
@@ -99,28 +99,24 @@ class Storage:
             self._lock = None
 
 
-async def open_storage(directory: Path, *, shared: bool = False) -> Storage:
+async def open_storage(
+    directory: Path, *, shared: bool = False, file: str = "state.db", metadata: MetaData = METADATA
+) -> Storage:
     """Open (or make) `state.db` in a directory of mode 0700, and bring its schema up to date.
 
     One sensor at a time may have a directory. `shared` joins in beside it: for commands that read or add a little while the daemon runs,
-    and for further worker processes.
+    and for further worker processes. `file` and `metadata` are for a database of other tables (the console's).
 
     Raises:
         StateError: the directory cannot be made or written, another sensor has it, or the database is damaged or was made by a newer version.
     """
-    path = directory / "state.db"
+    path = directory / file
     lock = _prepare(directory, shared=shared)
     storage = Storage(_engine(path), path, lock)
     try:
         async with storage.transaction() as connection:
-            version = (await connection.execute(text("PRAGMA user_version"))).scalar_one()
-            if version > SCHEMA_VERSION:
-                message = (
-                    f"the state database {path} was made by a newer version "
-                    f"(schema {version}, this one knows {SCHEMA_VERSION})"
-                )
-                raise StateError(message, "run the newer version, or give this one its own state.directory")
-            await connection.run_sync(METADATA.create_all)
+            _refuse_newer((await connection.execute(text("PRAGMA user_version"))).scalar_one(), path)
+            await connection.run_sync(metadata.create_all)
             await connection.execute(text(f"PRAGMA user_version = {SCHEMA_VERSION}"))
     except BaseException:
         await storage.close()
@@ -206,6 +202,14 @@ def _prepare(directory: Path, *, shared: bool) -> int | None:
     return lock
 
 
+def _refuse_newer(version: int, path: Path) -> None:
+    if version > SCHEMA_VERSION:
+        message = (
+            f"the state database {path} was made by a newer version (schema {version}, this one knows {SCHEMA_VERSION})"
+        )
+        raise StateError(message, "run the newer version, or give this one its own state.directory")
+
+
 def _engine(path: Path) -> AsyncEngine:
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{path}",
@@ -232,7 +236,9 @@ def _set_pragmas(connection: Any, _record: object) -> None:
 
 
 def _compact(path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_MILLISECONDS / 1000, isolation_level=None)) as connection:
+    with contextlib.closing(
+        sqlite3.connect(path, timeout=BUSY_MILLISECONDS / 1000, isolation_level=None)
+    ) as connection:
         # as a script: the first pragma gives one page back a step, and a plain execute takes one step only
         connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 

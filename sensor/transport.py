@@ -159,7 +159,7 @@ class Transport:
         if pool is not None:
             await pool.session.close()
 
-    async def fetch(  # noqa: PLR0913 - one request has this many properties
+    async def fetch(
         self,
         method: str,
         url: str,
@@ -179,7 +179,9 @@ class Transport:
             NetworkError: no answer.
             DataError: the body is larger than allowed.
         """
-        plan = (retry or (Retry() if method in {"GET", "HEAD"} else NO_RETRY)) if method in _SAFE_TO_REPEAT else NO_RETRY
+        plan = (
+            (retry or (Retry() if method in {"GET", "HEAD"} else NO_RETRY)) if method in _SAFE_TO_REPEAT else NO_RETRY
+        )
         most = self._limits.page_bytes if most_bytes is None else most_bytes
         for attempt in range(plan.attempts):
             last = attempt == plan.attempts - 1
@@ -233,14 +235,14 @@ class Transport:
         self, method: str, url: str, headers: Mapping[str, str] | None, body: bytes | None, idle: float | None
     ) -> AsyncIterator[Streamed]:
         target = _parse_url(url)
-        self.requests += 1
+        proxy = self.route.proxy_for(target.host or "")
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self._limits.connect_seconds, sock_read=idle or self._limits.idle_seconds
         )
-        proxy = self.route.proxy_for(target.host or "")
-        try:
-            with self._session() as session:
-                async with session.request(
+        self.requests += 1
+        async with self._session() as session:
+            try:
+                response = await session.request(
                     method,
                     target,
                     headers={"User-Agent": USER_AGENT, **(headers or {})},
@@ -248,18 +250,23 @@ class Transport:
                     allow_redirects=False,
                     proxy=proxy,
                     timeout=timeout,
-                ) as response:
-                    answer = _streamed(response, url)
-                    if answer.status in {429, 503} and (wait := retry_after(answer.headers)) is not None:
-                        self._park(url, wait)
-                    yield answer
-        except aiohttp.ClientConnectorCertificateError as error:
-            issuer = "" if proxy else await _issuer_of(target, self._limits.connect_seconds)
-            raise translate(error, url, issuer) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise translate(error, url) from error
-        finally:
-            await self._close_retired()
+                )
+            except aiohttp.ClientConnectorCertificateError as error:
+                issuer = "" if proxy else await _issuer_of(target, self._limits.connect_seconds)
+                raise translate(error, url, issuer) from error
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise translate(error, url) from error
+            # from here on an exception is the caller's own (a full disk, say) or was translated by _chunks
+            try:
+                answer = _streamed(response, url)
+                if answer.status in {429, 503} and (wait := retry_after(answer.headers)) is not None:
+                    self._park(url, wait)
+                yield answer
+            finally:
+                if response.content.at_eof():
+                    response.release()
+                else:
+                    response.close()
 
     def _park(self, url: str, seconds: float) -> None:
         host = _shown_host(url)
@@ -276,14 +283,299 @@ class Transport:
         else:
             await self._sleep(left)
 
-    @contextlib.contextmanager
-    def _session(self) -> Iterator[aiohttp.ClientSession]:
-        """The current session, held open until the request is over, whatever happens to the CA file meanwhile."""
-        pool = self._current_pool()
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """The current session, kept open until the request is over, whatever happens to the CA file meanwhile."""
+        stamp = _stamp_of(self.route.ca_file)
+        if self._pool is None:
+            self._pool = self._open(tls_context(self.route.ca_file), stamp)
+        elif stamp is not None and stamp != self._pool.stamp:
+            await self._reopen(stamp)
+        pool = self._pool
         pool.users += 1
         try:
             yield pool.session
         finally:
             pool.users -= 1
             if pool.retired and pool.users == 0:
-                self._retired.append(pool)
+                await pool.session.close()
+
+    async def _reopen(self, stamp: tuple[int, int, int]) -> None:
+        """New connections trust the changed CA file; running requests keep theirs. A broken file changes nothing."""
+        old = self._pool
+        assert old is not None  # noqa: S101 - for the type checker
+        try:
+            context = tls_context(self.route.ca_file)
+        except ConfigError as error:
+            _log.warning("ca_file_unusable", path=self.route.ca_file, error=error.message)
+            old.stamp = stamp
+            return
+        self._pool = self._open(context, stamp)
+        old.retired = True
+        if old.users == 0:
+            await old.session.close()
+
+    def _open(self, context: ssl.SSLContext, stamp: tuple[int, int, int] | None) -> _Pool:
+        connector = aiohttp.TCPConnector(
+            ssl=context, limit=0, limit_per_host=self._connections, force_close=not self._keep_alive
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            read_bufsize=1 << 20,
+            requote_redirect_url=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept-Encoding",),
+        )
+        return _Pool(session=session, stamp=stamp)
+
+
+def tls_context(ca_file: str) -> ssl.SSLContext:
+    """The system's certificate authorities, plus those of a PEM file.
+
+    Raises:
+        ConfigError: the file is missing or holds no certificate.
+    """
+    context = ssl.create_default_context()
+    if ca_file:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except (OSError, ssl.SSLError) as error:
+            message = f"cannot load certificate authorities from {ca_file}: {error}"
+            raise ConfigError(message, "ca_file must be a PEM file with at least one certificate") from error
+    return context
+
+
+def translate(error: BaseException, url: str, issuer: str = "") -> NetworkError:  # noqa: PLR0911 - a table in prose
+    """Turn a client library's exception into a NetworkError that says what to do."""
+    host = _shown_host(url)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        by = f", which was issued by {issuer}," if issuer else ""
+        return NetworkError(
+            f"the certificate of {host}{by} is not trusted: {_certificate_reason(error.certificate_error)}",
+            "name the PEM file of the issuing authority in ca_file",
+            retryable=False,
+        )
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return NetworkError(f"the proxy for {host} cannot be reached: {error}", "check http.proxy and http.no_proxy")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return NetworkError(
+            f"the proxy refused {host} with status {error.status}",
+            "check the proxy's credentials and rules, or add the host to http.no_proxy",
+            retryable=error.status >= 500,
+        )
+    if isinstance(error, (aiohttp.ClientConnectorSSLError, aiohttp.ClientSSLError, ssl.SSLError)):
+        return _translate_tls(str(error), host)
+    if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
+        return NetworkError(f"the name {host} cannot be resolved", "check the host name and the resolver")
+    if isinstance(error, TimeoutError):
+        return NetworkError(f"{host} did not answer in time", "check the network path and any firewall in between")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = os.strerror(error.os_error.errno) if error.os_error.errno else error.os_error
+        return NetworkError(f"cannot connect to {host}: {reason}", "check host, port and firewall")
+    if isinstance(error, aiohttp.InvalidURL):
+        return NetworkError(f"not a usable URL for {host}", retryable=False)
+    if isinstance(error, aiohttp.ClientResponseError) and any(mark in str(error) for mark in _TLS_RECORDS):
+        return TlsOnly(f"{host} speaks TLS, but was asked in plain HTTP", "write https:// in front of the host")
+    return NetworkError(f"the connection to {host} broke: {type(error).__name__}")
+
+
+_TLS_RECORDS = ("\x15\x03", "\\x15\\x03")
+"""The start of a TLS alert, as it stands in a complaint about a malformed status line."""
+
+
+def _translate_tls(text: str, host: str) -> NetworkError:
+    if any(
+        mark in text
+        for mark in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "record layer failure")
+    ):
+        return NotTls(
+            f"{host} does not speak TLS",
+            "it may be a plain-HTTP port: use the right port, or insecure: true for a trusted internal registry",
+        )
+    return NetworkError(f"TLS with {host} failed: {text}", "check the port and the TLS set-up", retryable=False)
+
+
+def _certificate_reason(error: Exception) -> str:
+    return getattr(error, "verify_message", "") or str(error)
+
+
+def was_never_sent(error: NetworkError) -> bool:
+    """Whether a request surely never left: name, connection, TLS or proxy failed first. Only then may one that is not idempotent be repeated."""
+    return isinstance(
+        error.__cause__,
+        (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL),
+    )
+
+
+def redirect_target(url: str, location: str) -> str:
+    """Resolve a Location header against the request's URL, byte for byte (signatures must not be re-quoted).
+
+    Raises:
+        DataError: not an http or https URL.
+    """
+    try:
+        target = URL(url, encoded=True).join(URL(location, encoded=True))
+        usable = target.scheme in {"http", "https"} and bool(target.host) and target.port is not None
+    except ValueError as error:
+        raise DataError("a redirect leads to an unusable URL") from error
+    if not usable:
+        raise DataError("a redirect leads to an unusable URL")
+    return str(target)
+
+
+def same_origin(first: str, second: str) -> bool:
+    """Whether scheme, host and port of two URLs are equal: only then a credential may be sent again."""
+    a, b = URL(first, encoded=True), URL(second, encoded=True)
+    return (a.scheme, a.host, a.port) == (b.scheme, b.host, b.port)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from Retry-After: an integer or an HTTP date (RFC 9110, 10.2.3); None when absent or unreadable.
+
+    Docker Hub's API sends the same as a Unix time in X-Retry-After.
+    """
+    text = (headers.get("retry-after") or headers.get("x-retry-after") or "").strip()
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    else:
+        seconds = seconds - time.time() if seconds > 1e9 else seconds
+    return min(max(seconds, 0.0), _LONGEST_PAUSE) if seconds == seconds else None  # noqa: PLR0124 - NaN
+
+
+def _parse_url(url: str) -> URL:
+    try:
+        target = URL(url, encoded=True)
+        if target.host and target.port is not None:
+            return target
+    except ValueError:
+        pass
+    message = f"not a usable URL for {_shown_host(url)}"
+    raise NetworkError(message, "check host and port", retryable=False)
+
+
+def _streamed(response: aiohttp.ClientResponse, url: str) -> Streamed:
+    lists: dict[str, list[str]] = {}
+    for name, value in response.headers.items():
+        lists.setdefault(name.lower(), []).append(value)
+    return Streamed(
+        status=response.status,
+        url=url,
+        headers={name: values[-1] for name, values in lists.items()},
+        chunks=_chunks(response, url),
+        header_lists={name: tuple(values) for name, values in lists.items()},
+    )
+
+
+async def _read(answer: Streamed, most: int) -> bytes:
+    """The body, inflated when the other side compressed it although nobody asked. Never holds more than `most` bytes."""
+    compressed = answer.headers.get("content-encoding", "").strip().lower() in {"gzip", "x-gzip"}
+    inflater = zlib.decompressobj(wbits=31) if compressed else None
+    body = bytearray()
+    async for chunk in answer.chunks:
+        try:
+            body += inflater.decompress(chunk, most + 1 - len(body)) if inflater else chunk
+        except zlib.error as error:
+            message = f"the answer of {_shown_host(answer.url)} is not the gzip stream that it claims to be"
+            raise DataError(message) from error
+        if len(body) > most:
+            message = f"the answer of {_shown_host(answer.url)} is larger than {most} bytes"
+            raise DataError(message, "the limit protects the sensor; see docs/limits")
+    return bytes(body)
+
+
+async def _chunks(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.content.iter_any():
+            yield chunk
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise translate(error, url) from error
+
+
+def _stamp_of(path: str) -> tuple[int, int, int] | None:
+    """What changes when a file is rewritten or replaced; None while it is missing."""
+    if not path:
+        return None
+    try:
+        found = os.stat(path)  # noqa: PTH116 - one system call for each request
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+async def _issuer_of(target: URL, seconds: float) -> str:
+    """Who signed the certificate that was refused: a second greeting that checks nothing, and on which nothing is sent."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(seconds):
+            _, writer = await asyncio.open_connection(
+                target.host, target.port, ssl=context, server_hostname=target.host
+            )
+    except (OSError, ValueError):
+        return ""
+    try:
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        writer.transport.abort()
+    return issuer_name(certificate or b"")
+
+
+def issuer_name(certificate: bytes) -> str:
+    """Common name and organisation of the issuer in a DER certificate (RFC 5280, 4.1), or "" when it cannot be read.
+
+    The standard library decodes certificates only after it has verified them.
+    """
+    try:
+        body = next(_der(next(_der(certificate))[1]))[1]
+        fields = [value for tag, value in _der(body) if tag != 0xA0]  # [0] is the version
+        names = {
+            next(parts)[1]: next(parts)[1].decode("utf-8", "replace")
+            for _, name_set in _der(fields[2])
+            for _, attribute in _der(name_set)
+            for parts in [_der(attribute)]
+        }
+    except (StopIteration, IndexError, ValueError):
+        return ""
+    found = [names[oid] for oid in (b"\x55\x04\x03", b"\x55\x04\x0a") if oid in names]
+    return "".join(c if c.isprintable() else "?" for c in ", ".join(found))[:200]
+
+
+def _der(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The (tag, content) elements that stand side by side in DER bytes."""
+    at = 0
+    while at < len(data):
+        tag, length, at = data[at], data[at + 1], at + 2
+        if length & 0x80:
+            width = length & 0x7F
+            length, at = int.from_bytes(data[at : at + width], "big"), at + width
+        if at + length > len(data):
+            raise ValueError
+        yield tag, data[at : at + length]
+        at += length
+
+
+def _shown_host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "?"
+    return f"{parts.hostname}:{port}" if port else (parts.hostname or "?")
+
+
+def _host_matches(host: str, pattern: str) -> bool:
+    if pattern in {"*", host} or host.endswith("." + pattern.lstrip("*.")):
+        return True
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(pattern, strict=False)
+    except ValueError:
+        return False

@@ -6,7 +6,6 @@ value that could be a secret (a URL may carry a password). Leaves reading the fi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -23,6 +23,9 @@ DOCKER_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1"
 ACCEPT = f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_LIST}, {DOCKER_MANIFEST}"
 """Always asked for together: leaving one out makes some registries convert, hide, or answer with another digest."""
 
+_INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+_MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
@@ -124,19 +127,24 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class _Probe(msgspec.Struct):
-    """Just enough of a document to tell an index from a manifest."""
+    """Just enough of a document to tell an index from a manifest. A member that is absent is empty here."""
 
     mediaType: str = ""  # noqa: N815 - the field's name on the wire
     schemaVersion: int = 2  # noqa: N815
-    manifests: msgspec.Raw | None = None
-    config: msgspec.Raw | None = None
+    manifests: msgspec.Raw = msgspec.Raw(b"")
+    config: msgspec.Raw = msgspec.Raw(b"")
+    layers: msgspec.Raw = msgspec.Raw(b"")
+
+
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the decoder raises on hostile bytes; invalid UTF-8 inside a string is no DecodeError of its own."""
 
 
 def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
     """Read a manifest or an index.
 
-    `media_type` is the answer's Content-Type; the document's own `mediaType` is checked against its shape, because confusing
-    the two is a known attack (CVE-2021-41190): a document with both `manifests` and `config`/`layers` is refused.
+    `media_type` is the answer's Content-Type; it and the document's own `mediaType` are checked against the document's shape, because confusing
+    the two is a known attack (CVE-2021-41190): a document with both `manifests` and `config` or `layers` is refused.
 
     Raises:
         DataError: not JSON, schema 1, ambiguous, or a descriptor without a proper digest or size.
@@ -148,14 +156,15 @@ def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
                 "the registry answered with a Docker schema 1 manifest",
                 "the image was pushed by a very old Docker; push it again with a current one",
             )
-        if probe.manifests is not None and probe.config is not None:
-            raise DataError("a manifest that is also an index is refused (CVE-2021-41190)")
+        as_index = _shape(probe)
+        for claimed in (probe.mediaType, media_type.partition(";")[0].strip()):
+            if claimed in (_MANIFEST_TYPES if as_index else _INDEX_TYPES):
+                message = f"a manifest is called {claimed} but has another shape, which is refused (CVE-2021-41190)"
+                raise DataError(message)
         document: Manifest | Index = (
-            msgspec.json.decode(data, type=Index)
-            if probe.manifests is not None or probe.mediaType in {OCI_INDEX, DOCKER_LIST}
-            else msgspec.json.decode(data, type=Manifest)
+            msgspec.json.decode(data, type=Index) if as_index else msgspec.json.decode(data, type=Manifest)
         )
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _MALFORMED as error:
         message = f"a manifest is malformed: {str(error)[:200]}"
         raise DataError(message) from error
     pointers = document.manifests if isinstance(document, Index) else (document.config, *document.layers)
@@ -166,6 +175,14 @@ def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
     return document
 
 
+def _shape(probe: _Probe) -> bool:
+    """Whether the document is an index."""
+    manifests, rest = bool(bytes(probe.manifests)), bool(bytes(probe.config) or bytes(probe.layers))
+    if manifests and rest:
+        raise DataError("a manifest that is also an index is refused (CVE-2021-41190)")
+    return manifests or (not rest and probe.mediaType in _INDEX_TYPES)
+
+
 def parse_image_config(data: bytes) -> ImageConfig:
     """Read an image configuration.
 
@@ -174,7 +191,7 @@ def parse_image_config(data: bytes) -> ImageConfig:
     """
     try:
         return msgspec.json.decode(data, type=ImageConfig)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _MALFORMED as error:
         message = f"an image configuration is malformed: {str(error)[:200]}"
         raise DataError(message) from error
 
@@ -206,7 +223,7 @@ def is_layer(media_type: str) -> bool:
 
 def is_index(media_type: str) -> bool:
     """Whether the media type is that of an index or manifest list."""
-    return media_type.partition(";")[0].strip() in {OCI_INDEX, DOCKER_LIST}
+    return media_type.partition(";")[0].strip() in _INDEX_TYPES
 
 
 def is_attestation(descriptor: Descriptor) -> bool:

@@ -22,6 +22,8 @@ class Listing:
     reason: str = ""
     """Why the listing is not complete."""
     digests: Mapping[str, Digest] = field(default_factory=dict)
+    dropped: int = 0
+    """Entries that were no valid names (nulls, digests among tags, capitals)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,10 @@ _RATIO_FROM = 64 * MIB
 """Inflated bytes before the ratio is looked at: small files of zeros are legitimate."""
 
 
+_DAMAGE: tuple[type[Exception], ...] = (igzip_lib.IsalError, zstd.ZstdError, EOFError, ValueError)  # type: ignore[assignment]
+"""What the decompressors raise (isal's stubs declare its exception as a value)."""
+
+
 class LimitError(DataError):
     """A bound of `Limits` was hit: what was read so far counts, the rest was not looked at."""
 
@@ -191,7 +195,7 @@ class Inflater:
                     return
                 rest = self._member.unused_data
                 self._member = None
-        except (igzip_lib.IsalError, zstd.ZstdError, EOFError, ValueError) as error:
+        except _DAMAGE as error:
             message = f"the layer's compression is damaged: {str(error)[:200]}"
             raise DataError(message, "push the image again") from error
 

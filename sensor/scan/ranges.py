@@ -51,8 +51,8 @@ class _Event:
     """Of the installed version against the bound: -1 below, 0 at, 1 above."""
 
 
-class _Incomparable(Exception):  # noqa: N818 - a signal inside this module
-    pass
+class _IncomparableError(Exception):
+    """A signal inside this module: the range and the version cannot be compared."""
 
 
 def _events(range_: Range, installed: Installed) -> list[_Event]:
@@ -67,7 +67,7 @@ def _events(range_: Range, installed: Installed) -> list[_Event]:
             continue
         bound = order.read_bound(installed.read_bound(text))
         if not (order.is_valid(bound) and order.is_valid(installed.version)):
-            raise _Incomparable
+            raise _IncomparableError
         key, own = order.key(bound), order.key(order.seen_by(installed.version, bound))
         events.append(_Event(kind=kind, text=text, key=key, position=(own > key) - (own < key)))
     events.sort(key=lambda event: (event.key, _SORT.get(event.kind, 3)))
@@ -78,7 +78,7 @@ def judge_range(range_: Range, installed: Installed) -> Verdict:
     """Evaluate one range. A range without `introduced` holds nothing; `fixed: "0"` says "never affected"."""
     try:
         events = _events(range_, installed)
-    except _Incomparable:
+    except _IncomparableError:
         return UNDECIDED
     limits = [event for event in events if event.kind == "limit"]
     if limits and all(event.position >= 0 for event in limits):
@@ -140,6 +140,6 @@ def fixes_above(entry: Affected, installed: Installed) -> Iterator[tuple[Key, st
     for range_ in entry.ranges:
         try:
             events = _events(range_, installed)
-        except _Incomparable:
+        except _IncomparableError:
             continue
         yield from ((event.key, event.text) for event in events if event.kind == "fixed" and event.position < 0)

@@ -46,7 +46,7 @@ class Sink(Protocol):
 
 
 class Visitor(Protocol):
-    """Is told about every member. Paths have no leading slash, no `.` or `..`, and no slash at the end; the root is empty."""
+    """Is told about every member. Paths have no leading slash, no `.` or `..`, and no slash at the end; the root itself is not told."""
 
     def file(self, path: bytes, size: int, data: bytes, offset: int) -> Sink | None:
         """A regular file of `size` bytes; its first bytes stand at data[offset]. Returns where its content shall go, if anywhere."""
@@ -184,12 +184,12 @@ class TarWalker:
             if path.endswith(b"/"):
                 path = path[:-1]
                 flag = _DIRECTORY if flag == _V7 else flag
-            normal = path
+            normal: bytes | None = path
             if self._overridden or not path or path[0] in b"./" or b"/." in path or b"//" in path:
                 normal = self._odd_path(path)
             sink = None
-            if normal is None:
-                pass
+            if not normal:
+                pass  # refused, or the root itself
             elif flag in _REGULAR and not self._sparse:
                 sink = file(normal, size, data, content)
             else:

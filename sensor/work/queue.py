@@ -6,17 +6,34 @@ the doing to the pipeline, and the meaning of a failure (again, and when) to who
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeAlias, assert_never
 
 import msgspec
-from sqlalchemy import Column, Float, Index, Integer, Table, Text, delete, func, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Delete,
+    Float,
+    Index,
+    Integer,
+    Select,
+    Table,
+    Text,
+    Update,
+    and_,
+    cast,
+    delete,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sensor.errors import DataError
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest, Work
 from sensor.storage import METADATA, Storage
 
@@ -61,6 +78,18 @@ class Item:
     """Why the last attempt failed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneCounts:
+    """How many items of a lane could start, wait for their time, are being done, or were set aside as unreadable."""
+
+    waiting: int = 0
+    later: int = 0
+    taken: int = 0
+    unreadable: int = 0
+    oldest: datetime | None = None
+    """Arrival of the oldest that could start: the queue's age."""
+
+
 class WorkQueue(Protocol):
     """The port: at least once, deduplicated by key. Any engine that can do this may stand behind it."""
 
@@ -78,9 +107,7 @@ class WorkQueue(Protocol):
     async def done(self, item: Item, *, connection: AsyncConnection | None = None) -> bool:
         """Remove a finished item. False: the lease was lost."""
 
-    async def retry(
-        self, item: Item, at: datetime, error: str, *, connection: AsyncConnection | None = None
-    ) -> bool:
+    async def retry(self, item: Item, at: datetime, error: str, *, connection: AsyncConnection | None = None) -> bool:
         """Give an item back, to be taken again at a time. False: the lease was lost."""
 
 
@@ -106,6 +133,7 @@ class TableQueue:
         self._storage = storage
         self._clock = clock
         self._lease = lease
+        self._woken = asyncio.Event()
 
     async def put(
         self, work: Work, lane: Lane, *, not_before: datetime | None = None, connection: AsyncConnection | None = None
@@ -115,73 +143,59 @@ class TableQueue:
         A sweep that is asked for while the same sweep runs is run once more afterwards, because the running one may have passed the
         place that changed. A digest or a job cannot change, so asking for it again while it runs adds nothing.
 
-        Returns False when the key was there already.
+        In a caller's transaction nobody is woken: call `wake` once it is committed. Returns False when the key was there already.
         """
         now = self._clock().timestamp()
-        start = now if not_before is None else not_before.timestamp()
-        key = key_of(work)
         entry = insert(WORK).values(
-            key=key,
+            key=key_of(work),
             lane=int(lane),
             payload=msgspec.json.encode(work).decode(),
             created=now,
-            not_before=start,
+            not_before=now if not_before is None else not_before.timestamp(),
         )
-        runs_again = int(isinstance(work, SweepRequest))
-        entry_again = entry.on_conflict_do_update(
+        new = entry.excluded
+        collapse = entry.on_conflict_do_update(
             index_elements=[WORK.c.key],
             set_={
-                "lane": func.min(WORK.c.lane, entry.excluded.lane),
-                "not_before": func.min(WORK.c.not_before, entry.excluded.not_before),
-                "payload": entry.excluded.payload,
-                "version": WORK.c.version + runs_again,
+                "lane": func.min(WORK.c.lane, new.lane),
+                "not_before": func.min(WORK.c.not_before, new.not_before),
+                "payload": new.payload,
+                "version": WORK.c.version + int(isinstance(work, SweepRequest)),
+                # a record that was set aside as unreadable has just been replaced
+                "taken_until": func.iif(WORK.c.taken_until == _NEVER, 0.0, WORK.c.taken_until),
             },
-        ).returning(WORK.c.created, WORK.c.version, WORK.c.attempts)
+        )
         if connection is not None:
-            return await self._put(connection, key, entry_again)
+            return await _put(connection, key_of(work), collapse)
         async with self._storage.transaction() as own:
-            return await self._put(own, key, entry_again)
+            is_new = await _put(own, key_of(work), collapse)
+        self.wake()
+        return is_new
 
     async def take(self, worker: str, lanes: Sequence[Lane]) -> Item | None:
-        """Lease the most urgent item whose time has come: by lane, then (new digests) newest first, then oldest first.
+        """Lease the most urgent item whose time has come: by lane, new digests newest first, everything else in order of arrival.
 
         A payload that this version cannot read is set aside with its reason and not offered again: a bad record must not stop the rest.
         """
         while True:
             now = self._clock()
-            stamp, until = now.timestamp(), now + self._lease
-            free = (
-                select(WORK.c.key)
-                .where(
-                    WORK.c.lane.in_([int(lane) for lane in lanes]),
-                    WORK.c.not_before <= stamp,
-                    WORK.c.taken_until <= stamp,
-                )
-                .order_by(
-                    WORK.c.lane,
-                    # newest first among new digests only: what was asked for by hand is served in the order of asking
-                    func.iif(WORK.c.lane == int(Lane.NEW), -WORK.c.number, WORK.c.number),
-                )
-                .limit(1)
-            )
             async with self._storage.transaction() as connection:
-                key = (await connection.execute(free)).scalar_one_or_none()
-                if key is None:
+                number = (await connection.execute(_next(now.timestamp(), lanes))).scalar_one_or_none()
+                if number is None:
                     return None
-                row = (
-                    await connection.execute(
-                        update(WORK)
-                        .where(WORK.c.key == key)
-                        .values(taken_by=worker, taken_until=until.timestamp(), attempts=WORK.c.attempts + 1)
-                        .returning(*WORK.c)
-                    )
-                ).one()
+                until = now + self._lease
+                lease = (
+                    update(WORK)
+                    .where(WORK.c.number == number)
+                    .values(taken_by=worker, taken_until=until.timestamp(), attempts=WORK.c.attempts + 1)
+                    .returning(*WORK.c)
+                )
+                row = (await connection.execute(lease)).one()
                 try:
-                    work = _payload(row.payload)
-                except DataError as error:
-                    await connection.execute(
-                        update(WORK).where(WORK.c.key == key).values(taken_until=_NEVER, error=error.message)
-                    )
+                    work = _DECODER.decode(row.payload)
+                except (msgspec.DecodeError, RecursionError) as error:
+                    aside = {"taken_until": _NEVER, "taken_by": "", "error": f"unreadable: {error}"[:500]}
+                    await connection.execute(update(WORK).where(WORK.c.number == number).values(aside))
                     continue
             return Item(
                 key=row.key,
@@ -194,3 +208,113 @@ class TableQueue:
                 version=row.version,
                 error=row.error,
             )
+
+    async def extend(self, item: Item) -> bool:
+        """Renew the lease of an item that takes long. False: another worker has taken it since."""
+        until = (self._clock() + self._lease).timestamp()
+        async with self._storage.transaction() as connection:
+            return await _changed(connection, update(WORK).where(_held(item)).values(taken_until=until))
+
+    async def done(self, item: Item, *, connection: AsyncConnection | None = None) -> bool:
+        """Remove a finished item, or set it free when it was asked for again meanwhile. False: another worker has taken it since."""
+
+        async def finish(connection: AsyncConnection) -> bool:
+            same = WORK.c.version == item.version
+            if await _changed(connection, delete(WORK).where(_held(item), same)):
+                return True
+            fresh = {**_FREE, "attempts": 0, "error": ""}
+            return await _changed(connection, update(WORK).where(_held(item)).values(fresh))
+
+        if connection is not None:
+            return await finish(connection)
+        async with self._storage.transaction() as own:
+            held = await finish(own)
+        self.wake()
+        return held
+
+    async def retry(self, item: Item, at: datetime, error: str, *, connection: AsyncConnection | None = None) -> bool:
+        """Give a failed item back until `at`, with the reason. False: another worker has taken it since."""
+        later = update(WORK).where(_held(item)).values(_FREE | {"not_before": at.timestamp(), "error": error[:500]})
+        if connection is not None:
+            return await _changed(connection, later)
+        async with self._storage.transaction() as own:
+            return await _changed(own, later)
+
+    async def release(self, item: Item) -> bool:
+        """Give an item back untouched, as if it had never been taken: when the sensor stops."""
+        free = update(WORK).where(_held(item)).values({**_FREE, "attempts": WORK.c.attempts - 1})
+        async with self._storage.transaction() as connection:
+            return await _changed(connection, free)
+
+    async def counts(self) -> dict[Lane, LaneCounts]:
+        """What waits in each lane. Every lane is present."""
+        now = self._clock().timestamp()
+        aside = WORK.c.taken_until == _NEVER
+        taken = (WORK.c.taken_until > now) & ~aside
+        later = (WORK.c.taken_until <= now) & (WORK.c.not_before > now)
+        waiting = (WORK.c.taken_until <= now) & (WORK.c.not_before <= now)
+        statement = select(
+            WORK.c.lane,
+            *(func.coalesce(func.sum(cast(state, Integer)), 0) for state in (waiting, later, taken, aside)),
+            func.min(func.iif(waiting, WORK.c.created, None)),
+        ).group_by(WORK.c.lane)
+        async with self._storage.reading() as connection:
+            rows = (await connection.execute(statement)).all()
+        found = dict.fromkeys(Lane, LaneCounts())
+        for lane, waits, delayed, held, unreadable, oldest in rows:
+            found[Lane(lane)] = LaneCounts(
+                waiting=waits,
+                later=delayed,
+                taken=held,
+                unreadable=unreadable,
+                oldest=None if oldest is None else datetime.fromtimestamp(oldest, UTC),
+            )
+        return found
+
+    def wake(self) -> None:
+        """Tell waiting workers of this process that there may be work."""
+        self._woken.set()
+        self._woken = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when `wake` is called, or after some seconds: leases expire, delays end and other processes put without a call."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+
+_NEVER = 1e18
+"""The lease of what nobody may take."""
+
+_FREE = {"taken_by": "", "taken_until": 0.0}
+_DECODER: msgspec.json.Decoder[Work] = msgspec.json.Decoder(Work)
+
+
+def _next(now: float, lanes: Sequence[Lane]) -> Select[tuple[int]]:
+    return (
+        select(WORK.c.number)
+        .where(
+            WORK.c.lane.in_([int(lane) for lane in lanes]),
+            WORK.c.not_before <= now,
+            WORK.c.taken_until <= now,
+        )
+        .order_by(WORK.c.lane, func.iif(WORK.c.lane == int(Lane.NEW), -WORK.c.number, WORK.c.number))
+        .limit(1)
+    )
+
+
+def _held(item: Item) -> ColumnElement[bool]:
+    # `attempts` grows with every taking: together with the worker it names this one taking, even after the lease ran out
+    return and_(WORK.c.key == item.key, WORK.c.taken_by == item.worker, WORK.c.attempts == item.attempts)
+
+
+async def _put(connection: AsyncConnection, key: str, collapse: Insert) -> bool:
+    known = (await connection.execute(select(WORK.c.number).where(WORK.c.key == key))).first()
+    await connection.execute(collapse)
+    return known is None
+
+
+async def _changed(connection: AsyncConnection, statement: Update | Delete) -> bool:
+    return (await connection.execute(statement)).rowcount == 1

@@ -67,7 +67,12 @@ def tags_of(package: RpmPackage) -> list[Tag]:
     ]
     if package.epoch is not None:
         tags.append(numbers(1003, [package.epoch]))
-    for tag, text in ((1011, package.vendor), (1014, package.license), (1044, package.source), (5096, package.modularity)):
+    for tag, text in (
+        (1011, package.vendor),
+        (1014, package.license),
+        (1044, package.source),
+        (5096, package.modularity),
+    ):
         if text:
             tags.append(string(tag, text))
     if package.files:
@@ -103,9 +108,11 @@ def write_database(path: Path, blobs: Iterable[bytes], *, schema: str = "") -> b
     """A database file that holds the blobs; returns its bytes. `schema` replaces rpm's own table."""
     with closing(sqlite3.connect(path)) as database, database:
         database.executescript(
-            schema or "CREATE TABLE IF NOT EXISTS 'Packages' (hnum INTEGER PRIMARY KEY AUTOINCREMENT, blob BLOB NOT NULL);"
+            schema
+            or "CREATE TABLE IF NOT EXISTS 'Packages' (hnum INTEGER PRIMARY KEY AUTOINCREMENT, blob BLOB NOT NULL);"
         )
-        database.executemany("INSERT INTO Packages (blob) VALUES (?)", [(blob,) for blob in blobs])
+        for blob in blobs:
+            database.execute("INSERT INTO Packages (blob) VALUES (?)", (blob,))
     return path.read_bytes()
 
 

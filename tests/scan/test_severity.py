@@ -23,7 +23,7 @@ MEDIUM_V2 = "AV:N/AC:M/Au:N/C:P/I:N/A:N"
         ("CVSS_V3", "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:N/I:N/A:N", 0.0),
         ("CVSS_V2", MEDIUM_V2, 4.3),
         ("CVSS_V2", f"({MEDIUM_V2})", 4.3),
-        ("CVSS_V4", HIGH_V4, 8.6),
+        ("CVSS_V4", HIGH_V4.replace("UI:P", "UI:N"), 9.3),
         ("CVSS_V3", "CVSS:3.1/AV:N", None),
         ("CVSS_V3", "7.5", None),
         ("CVSS_V3", "", None),

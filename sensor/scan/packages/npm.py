@@ -19,7 +19,6 @@ from sensor.scan.packages.ecosystem import Content, Ecosystem, Findings
 _ROOT = re.compile(r"(?:^|/)node_modules/(?:@[^/]+/)?[^/@.][^/]*/package\.json$|^opt/yarn-v[^/]+/package\.json$")
 """The second form is where the official Node images put Yarn."""
 _NO_LICENSE = msgspec.Raw(b"null")
-_MARK = b"\xef\xbb\xbf"
 
 
 class _Manifest(msgspec.Struct, gc=False):
@@ -56,10 +55,10 @@ def _read(path: str, content: Content, limits: Limits) -> Evidence:
 
 
 def _decode(path: str, data: bytes) -> _Manifest:
+    if not data.isascii():
+        data = data.decode("utf-8-sig", "replace").encode()
     try:
-        return _decode_manifest(data.removeprefix(_MARK))
-    except UnicodeDecodeError:
-        return _decode(path, data.decode("utf-8", "replace").encode())
+        return _decode_manifest(data)
     except RecursionError:
         message = f"{path} is nested too deeply"
         raise DataError(message) from None
@@ -73,7 +72,7 @@ def _license(manifest: _Manifest) -> str:
     for raw in (manifest.license, manifest.licenses):
         try:
             declared = _decode_license(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError):
             continue
         match declared:
             case str() if declared:

@@ -1,0 +1,42 @@
+"""`check`: is the configuration right? Reads the file and the environment, opens no connection."""
+
+from __future__ import annotations
+
+from sensor.cli.options import ConfigOption, OutputOption, load, show_warnings
+from sensor.cli.output import ExitCode, OutputFormat, clean, leave, out, print_json, reporting_errors
+from sensor.config.schema import Cron, Every, Registry
+from sensor.errors import ConfigError
+
+
+def check(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT) -> None:
+    """Validate the configuration: every problem at once, with its path and line.
+
+    Nothing is contacted: `test` does that. Exit status 2 when something is wrong.
+    """
+    if output is OutputFormat.JSON:
+        try:
+            loaded = load(config, required=True)
+        except ConfigError as error:
+            print_json({"valid": False, "problems": error.message, "advice": error.advice})
+            leave(ExitCode.USAGE)
+        names = [registry.name for registry in loaded.config.registries]
+        print_json({"valid": True, "warnings": loaded.warnings, "sources": loaded.sources, "registries": names})
+        return
+    with reporting_errors():
+        loaded = load(config, required=True)
+    show_warnings(loaded)
+    for source in loaded.sources:
+        out.print(f"[dim]{clean(source)}[/]")
+    for registry in loaded.config.registries:
+        out.print(f"registry [bold]{clean(registry.name)}[/]: {clean(registry.url)}, {_schedule(registry)}")
+    out.print("[green]the configuration is valid[/]")
+
+
+def _schedule(registry: Registry) -> str:
+    match registry.schedule:
+        case Every(every=seconds):
+            return f"every {seconds:g} s"
+        case Cron(cron=expression):
+            return f"cron {expression}"
+        case word:
+            return str(word)

@@ -1,0 +1,89 @@
+"""`secret set|list|delete`: credentials in the operating system's keyring, for `{keyring: NAME}` in the configuration."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sensor.cli.options import ConfigOption, OutputOption, load
+from sensor.cli.output import ExitCode, OutputFormat, clean, err, leave, out, print_json, reporting_errors
+from sensor.config.schema import Config
+from sensor.errors import SecretError
+from sensor.secret import (
+    Secret,
+    SecretSource,
+    delete_from_keyring,
+    describe_source,
+    read_secret,
+    store_in_keyring,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Keep credentials in the operating system's keyring.")
+
+NameArgument = Annotated[str, typer.Argument(help="The name that {keyring: NAME} in the configuration uses.")]
+
+
+@app.command("set")
+def set_secret(name: NameArgument) -> None:
+    """Store a secret. It is asked for without echo, or read from standard input; never from the command line."""
+    value = typer.prompt("secret", hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\r\n")
+    if not value:
+        err.print("[bold red]error:[/] the secret is empty")
+        leave(ExitCode.USAGE)
+    with reporting_errors():
+        store_in_keyring(name, Secret(value))
+    out.print(f"stored; use it as {{keyring: {clean(name)}}}")
+
+
+@app.command("delete")
+def delete_secret(name: NameArgument) -> None:
+    """Remove a secret."""
+    with reporting_errors():
+        delete_from_keyring(name)
+    out.print("deleted")
+
+
+@app.command("list")
+def list_secrets(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT) -> None:
+    """Show which secrets the configuration uses, where each comes from, and whether it can be read now.
+
+    The secrets themselves are never shown. Exit status 3 when one cannot be read.
+    """
+    with reporting_errors():
+        loaded = load(config, required=True)
+    rows = [(path, describe_source(source), _problem(source)) for path, source in _sources(loaded.config)]
+    if output is OutputFormat.JSON:
+        print_json([{"key": path, "source": source, "problem": problem} for path, source, problem in rows])
+    else:
+        for path, source, problem in rows:
+            state = f"[red]{clean(problem)}[/]" if problem else "[green]readable[/]"
+            out.print(f"{clean(path)}: {clean(source)}: {state}")
+        if not rows:
+            out.print("the configuration uses no secrets")
+    if any(problem for _, _, problem in rows):
+        leave(ExitCode.FAILED)
+
+
+def _sources(config: Config) -> list[tuple[str, SecretSource]]:
+    found: list[tuple[str, SecretSource]] = []
+    if config.control_plane is not None:
+        found.append(("control_plane.api_key", config.control_plane.api_key))
+    for registry in config.registries:
+        prefix = f"registries[{registry.name}]"
+        if registry.password is not None:
+            found.append((f"{prefix}.password", registry.password))
+        if registry.token is not None:
+            found.append((f"{prefix}.token", registry.token))
+        if registry.control_plane is not None:
+            found.append((f"{prefix}.control_plane.api_key", registry.control_plane.api_key))
+    return found
+
+
+def _problem(source: SecretSource) -> str:
+    try:
+        read_secret(source)
+    except SecretError as error:
+        return error.message
+    return ""

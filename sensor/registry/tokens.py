@@ -1,0 +1,151 @@
+"""Bearer tokens: where one may be asked for, and how long it lives. Pure; the order of the dance is in `login`.
+
+The realm of a challenge is a URL that the other side chose, so it is checked before a secret goes there (CNCF distribution, "Token
+Authentication Specification"; the SSRF findings against other clients).
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import msgspec
+
+from sensor.registry.errors import UnexpectedAnswer
+from sensor.secret import Secret
+
+_NO_LIFE_GIVEN = 60.0
+"""Seconds, from the token specification, when neither `expires_in` nor the token itself tells."""
+_LONGEST_LIFE = 86400.0
+"""No issuer means more; a wrong unit (milliseconds) does."""
+_METADATA_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
+_PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".home.arpa", ".localhost", ".intranet", ".corp")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A bearer token, with the moment (of the caller's clock) from which a new one is fetched instead."""
+
+    value: Secret = field(repr=False)
+    renew_at: float
+
+    @property
+    def header(self) -> str:
+        """The Authorization value."""
+        return f"Bearer {self.value.reveal()}"
+
+    def fresh(self, now: float) -> bool:
+        """Whether it may still be used."""
+        return now < self.renew_at
+
+
+class _TokenBody(msgspec.Struct):
+    token: str | None = None
+    access_token: str | None = None
+    expires_in: float | str | None = None
+
+
+class _Claims(msgspec.Struct):
+    exp: float | None = None
+    iat: float | None = None
+    nbf: float | None = None
+
+
+def parse_token(body: bytes, now: float, realm: str) -> Token:
+    """Read the answer of a token endpoint. `now` is the caller's clock, `realm` is for the message.
+
+    Raises:
+        UnexpectedAnswer: not JSON, or no token in it.
+    """
+    try:
+        answer = msgspec.json.decode(body, type=_TokenBody)
+    except (msgspec.DecodeError, RecursionError) as error:
+        message = f"the token service {realm} did not answer with a token"
+        raise UnexpectedAnswer(message, "check the realm in the registry's configuration") from error
+    text = answer.token or answer.access_token or ""
+    if not _TOKEN.fullmatch(text):
+        message = f"the token service {realm} answered without a usable token"
+        raise UnexpectedAnswer(message, "look at the log of the token service")
+    life = _seconds(answer.expires_in) or _life_of_jwt(text) or _NO_LIFE_GIVEN
+    life = min(life, _LONGEST_LIFE)
+    return Token(value=Secret(text), renew_at=now + life - min(life / 10, 60.0))
+
+
+def _seconds(value: float | str | None) -> float:
+    """A positive number of seconds, or 0. Some issuers send it as a string."""
+    try:
+        seconds = float(value or 0)
+    except ValueError:
+        return 0.0
+    return seconds if 0 < seconds < float("inf") else 0.0
+
+
+def _life_of_jwt(token: str) -> float:
+    """Seconds between issue and expiry that the token claims, or 0. The difference, because the issuer's clock may be off."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return 0.0
+    try:
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=_Claims)
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        return 0.0
+    start = claims.iat if claims.iat is not None else claims.nbf
+    return _seconds(claims.exp - start) if claims.exp is not None and start is not None else 0.0
+
+
+def refuse_realm(realm: str, origin: str, *, with_secret: bool, trusted: tuple[str, ...] = ()) -> str:
+    """Why a realm must not be asked, or "" when it may.
+
+    `origin` is the registry's own scheme://host[:port]. `trusted` are hosts, with or without a port, that the operator or the
+    provider's kind has named. A secret goes to the registry's own host and to trusted ones only; without a secret any public host will do.
+    """
+    try:
+        where, own = urlsplit(realm), urlsplit(origin)
+        host, port = (where.hostname or "").rstrip("."), where.port
+    except ValueError:
+        return "its URL is malformed"
+    if where.scheme not in {"http", "https"} or not host or where.username is not None:
+        return "its URL is not usable"
+    if _is_metadata(host):
+        return "that is a link-local or metadata address"
+    if where.scheme == "http" and own.scheme != "http":
+        return "it is plain HTTP, but the registry is HTTPS"
+    if host == own.hostname or host in trusted or (port is not None and f"{host}:{port}" in trusted):
+        return ""
+    if is_private_host(host) and not is_private_host(own.hostname or ""):
+        return "a private address was named by a public registry"
+    return f"{host} is not the registry's own host and not in trusted_realms" if with_secret else ""
+
+
+def is_private_host(host: str) -> bool:
+    """Whether a host is private by its looks: a private or loopback address, a bare name, or a name of an internal zone."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith(_PRIVATE_SUFFIXES)
+    return address.is_private or address.is_loopback
+
+
+def is_forbidden_target(url: str) -> bool:
+    """Whether an answer from outside must not lead there: link-local and metadata addresses, whoever asks."""
+    try:
+        return _is_metadata((urlsplit(url).hostname or "").rstrip("."))
+    except ValueError:
+        return True
+
+
+def _is_metadata(host: str) -> bool:
+    if host.lower() in _METADATA_NAMES:
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    address = mapped or address
+    in_aws = isinstance(address, ipaddress.IPv6Address) and address in ipaddress.ip_network("fd00:ec2::/32")
+    return address.is_link_local or address.is_unspecified or address.is_multicast or in_aws
