@@ -56,7 +56,7 @@ class Limits:
     packages_per_layer: int = 500_000
     """Package records of one layer."""
     record_text_chars: int = 1_024
-    """Characters of one name, version, licence or vendor in a package record. A longer name or version makes the record a gap, other fields are cut."""
+    """Characters of one field of a package record. A longer name or version makes the record a gap, other fields are cut."""
     gaps_per_file: int = 100
     """Unreadable records of one package database that are told one by one; the rest is counted."""
     owned_paths_per_file: int = 200_000

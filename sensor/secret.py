@@ -44,10 +44,20 @@ class Secret:
         return bool(self._value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+        return isinstance(other, Secret) and hmac.compare_digest(
+            # an environment variable may hold bytes that are no text
+            self._value.encode("utf-8", "surrogatepass"),
+            other._value.encode("utf-8", "surrogatepass"),
+        )
 
     def __hash__(self) -> int:
         return hash((Secret, self._value))
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
 
     def __reduce__(self) -> str:
         message = "a Secret is not pickled"
@@ -129,8 +139,9 @@ def _from_file(name: str) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        message = f"cannot read the secret file {path}: {error.strerror}"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        message = f"cannot read the secret file {path}: {reason}"
         raise SecretError(message, "check that the file exists and that this user may read it") from error
     if len(data) > _MOST_BYTES:
         message = f"the secret file {path} is larger than {_MOST_BYTES // 1024} KiB"

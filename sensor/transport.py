@@ -27,8 +27,9 @@ from yarl import URL
 
 from sensor.errors import ConfigError, DataError, NetworkError
 from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.version import VERSION
 
-USER_AGENT = "harborguard-sensor/0.1"
+USER_AGENT = f"harborguard-sensor/{VERSION}"
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 METADATA_HOSTS = (
     "169.254.169.254",
@@ -54,6 +55,16 @@ class NotTls(NetworkError):
 
 class TlsOnly(NetworkError):
     """Plain HTTP was sent to a port that speaks TLS."""
+
+    retryable = False
+
+
+class Unresolved(NetworkError):
+    """The host's name has no address here."""
+
+
+class Untrusted(NetworkError):
+    """The certificate of the other side is not to be trusted."""
 
     retryable = False
 
@@ -351,10 +362,9 @@ def translate(error: BaseException, url: str, issuer: str = "") -> NetworkError:
     host = _shown_host(url)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         by = f", which was issued by {issuer}," if issuer else ""
-        return NetworkError(
+        return Untrusted(
             f"the certificate of {host}{by} is not trusted: {_certificate_reason(error.certificate_error)}",
             "name the PEM file of the issuing authority in ca_file",
-            retryable=False,
         )
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return NetworkError(f"the proxy for {host} cannot be reached: {error}", "check http.proxy and http.no_proxy")
@@ -367,7 +377,7 @@ def translate(error: BaseException, url: str, issuer: str = "") -> NetworkError:
     if isinstance(error, (aiohttp.ClientConnectorSSLError, aiohttp.ClientSSLError, ssl.SSLError)):
         return _translate_tls(str(error), host)
     if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
-        return NetworkError(f"the name {host} cannot be resolved", "check the host name and the resolver")
+        return Unresolved(f"the name {host} cannot be resolved", "check the host name and the resolver")
     if isinstance(error, TimeoutError):
         return NetworkError(f"{host} did not answer in time", "check the network path and any firewall in between")
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -404,7 +414,12 @@ def was_never_sent(error: NetworkError) -> bool:
     """Whether a request surely never left: name, connection, TLS or proxy failed first. Only then may one that is not idempotent be repeated."""
     return isinstance(
         error.__cause__,
-        (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL),
+        (
+            aiohttp.ClientConnectorError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.ClientHttpProxyError,
+            aiohttp.InvalidURL,
+        ),
     )
 
 

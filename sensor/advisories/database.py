@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 import msgspec
+from isal import isal_zlib
 
 from sensor.errors import AdvisoryError
 from sensor.model.advisory import Advisory, Affected, Range
@@ -87,7 +88,7 @@ def pack_entry(entry: Affected) -> bytes:
     packed = _ENCODER.encode(
         _Entry(ranges=entry.ranges, versions=entry.versions, urgency=entry.urgency, binaries=entry.binaries)
     )
-    return packed if len(packed) < _COMPRESS_FROM else _COMPRESSED + zlib.compress(packed, 1)
+    return packed if len(packed) < _COMPRESS_FROM else _COMPRESSED + isal_zlib.compress(packed, 1)
 
 
 def pack_facts(facts: Facts) -> bytes:
@@ -102,7 +103,7 @@ def unpack_facts(data: bytes) -> Facts:
 
 def pack_texts(summary: str, details: str) -> bytes:
     """The prose of a record, deflated."""
-    return zlib.compress(_ENCODER.encode((summary, details)), 1)
+    return isal_zlib.compress(_ENCODER.encode((summary, details)), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,8 +281,9 @@ class AdvisoryDatabase:
         rows = self._query(
             "SELECT name, modified, facts, texts FROM advisory WHERE name = ?1 UNION ALL"
             " SELECT advisory.name, modified, facts, texts FROM alias JOIN advisory ON advisory.id = alias.advisory"
-            f" WHERE alias.name = ?1 LIMIT {_MOST_OF_ONE_VULNERABILITY}",
+            " WHERE alias.name = ?1 LIMIT ?2",
             vulnerability,
+            _MOST_OF_ONE_VULNERABILITY,
         )
         return tuple(self._advisory(*row) for row in rows)
 

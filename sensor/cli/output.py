@@ -39,8 +39,17 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_WIDE = 240
+"""Columns where the output is no terminal: a table in a file or a pipe must not be folded."""
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else _WIDE)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 
 def clean(text: str) -> str:

@@ -6,6 +6,7 @@ the file; no message ever holds a value, because the value may be a secret. Leav
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping
@@ -210,7 +211,9 @@ class _YamlReader:
         return text
 
 
-class _Stop(Exception):  # noqa: N818 - leaves the recursion, never the reader
+class _Stop(Exception):
+    """Leaves the recursion, never the reader."""
+
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.text)
         self.problem = problem
@@ -251,51 +254,52 @@ _WORDS = {
 
 def _build(draft: _Draft, *, private: bool) -> Config | None:
     """Make the configuration and check all rules; what is wrong goes to the draft's problems."""
-    raw, positions = draft.raw, tuple(range(len(_registries(draft.raw))))
+    bad: set[KeyPath] = set()
     try:
-        config = Config.model_validate(raw)
-        sound = not draft.problems
+        config = Config.model_validate(draft.raw)
     except ValidationError as error:
-        sound = False
-        draft.problems.extend(_in_words(error))
-        bad = {problem.path[:-1] if _is_required(problem.path) else problem.path for problem in draft.problems}
-        positions = tuple(place for place in positions if ("registries", place) not in bad)
+        found = _in_words(error)
+        draft.problems.extend(found)
+        bad = {problem.path for problem in found}
         try:
             # the rules are still worth checking on what is well-typed
-            config = Config.model_validate(_without(raw, (), bad))
+            config = Config.model_validate(_mended(draft.raw, bad))
         except ValidationError:
             return None
-    problems, warnings = find_problems(config, private=private, positions=positions, elsewhere=frozenset(draft.sources))
-    draft.problems.extend(problems)
+    problems, warnings = find_problems(config, private=private, elsewhere=frozenset(draft.sources))
+    draft.problems.extend(problem for problem in problems if problem.path not in bad)
     draft.warnings.extend(warnings)
-    return config if sound else None
+    return None if draft.problems else config
 
 
-def _registries(raw: dict[str, Any]) -> list[Any]:
-    found = raw.get("registries", [])
-    return found if isinstance(found, list) else []
+def _mended(raw: dict[str, Any], bad: set[KeyPath]) -> dict[str, Any]:
+    """A copy in which every bad value is left out, or, where the schema demands one, replaced by a stand-in that no rule minds."""
+    mended = copy.deepcopy(raw)
+    for number, path in enumerate(sorted(bad, key=lambda path: (len(path), show_path(path)))):
+        # of a list other than `registries` nothing stays, so that no place in it moves
+        cut = next(
+            (n for n, part in enumerate(path) if isinstance(part, int) and path[:n] != ("registries",)), len(path)
+        )
+        *parents, key = path[:cut]
+        try:
+            place: Any = mended
+            for part in parents:
+                place = place[part]
+            if isinstance(key, int) or _is_required(path[:cut]):
+                place[key] = _stand_in(path[:cut], number)
+            else:
+                place.pop(key, None)
+        except (KeyError, IndexError, TypeError, AttributeError):
+            continue  # went with an enclosing value
+    return mended
 
 
-def _without(value: Any, path: KeyPath, bad: set[KeyPath]) -> Any:
-    """The raw values without those that a problem points to; of a list other than `registries` all or nothing stays."""
-    if isinstance(value, dict):
-        kept = {
-            key: item
-            for key, item in value.items()
-            if (*path, key) not in bad and not _is_spoilt_list(item, (*path, key), bad)
-        }
-        return {key: _without(item, (*path, key), bad) for key, item in kept.items()}
-    if isinstance(value, list):
-        return [_without(item, (*path, place), bad) for place, item in enumerate(value) if (*path, place) not in bad]
-    return value
-
-
-def _is_spoilt_list(value: Any, path: KeyPath, bad: set[KeyPath]) -> bool:
-    return (
-        isinstance(value, list)
-        and path != ("registries",)
-        and any((*path, place) in bad for place in range(len(value)))
-    )
+def _stand_in(path: KeyPath, number: int) -> Any:
+    if isinstance(path[-1], int):
+        return {"name": f"stand-in-{number}", "url": f"stand-in-{number}.invalid"}
+    scheme = "https://" if path[0] == "control_plane" else ""
+    values = {"name": f"stand-in-{number}", "url": f"{scheme}stand-in-{number}.invalid", "api_key": {"env": "STAND_IN"}}
+    return values.get(path[-1])
 
 
 def _in_words(error: ValidationError) -> list[Problem]:

@@ -77,17 +77,15 @@ def find_problems(
     config: Config,
     *,
     private: bool = True,
-    positions: tuple[int, ...] | None = None,
     elsewhere: Collection[KeyPath] = (),
 ) -> tuple[list[Problem], list[str]]:
     """Check a well-typed configuration; gives (problems, warnings).
 
-    `private` says whether only its owner can read the file: literal secrets demand that. `positions` are the places of the registries in
-    the file, when some were left out because they are broken; `elsewhere` are keys that the environment gave, not the file.
+    `private` says whether only its owner can read the file: literal secrets demand that. `elsewhere` are keys that the environment gave, not
+    the file.
     """
     found = _Findings()
-    places = positions if positions is not None else tuple(range(len(config.registries)))
-    registries = [(("registries", place), registry) for place, registry in zip(places, config.registries, strict=True)]
+    registries = [(("registries", place), registry) for place, registry in enumerate(config.registries)]
     _check_control_planes(config, registries, found)
     _check_duplicates(registries, found)
     for place, registry in registries:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Protocol
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from sensor.secret import Secret
 
@@ -21,8 +22,8 @@ _OPEN = frozenset({"/api/health", "/api/ready"})
 _SENSOR_PATHS = ("/api/agent/", "/api/scans/upload")
 _LONGEST_KEY = 512
 
-AGENT = web.RequestKey("agent", str)
-"""The id of the agent whose key came with the request; set on sensor endpoints."""
+AGENT = "agent"
+"""Where a request carries the id of the agent whose key came with it; set on sensor endpoints."""
 
 
 class Role(StrEnum):
@@ -37,9 +38,6 @@ class Keys(Protocol):
 
     async def find_key(self, digest: str) -> tuple[Role, str, str] | None:
         """Role, stored digest and agent id (empty for the admin) of the key with this digest."""
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def mint_key(role: Role) -> Secret:
@@ -59,7 +57,7 @@ def presented_key(headers: Mapping[str, str]) -> Secret | None:
     return Secret(key) if 0 < len(key) <= _LONGEST_KEY else None
 
 
-def guard(keys: Keys) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def guard(keys: Keys) -> Middleware:
     """The middleware that lets a request through, or answers 401 or 403. It runs before any body is read."""
 
     @web.middleware

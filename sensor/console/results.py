@@ -131,7 +131,7 @@ async def _check_owner(connection: AsyncConnection, agent: str, request: str) ->
     """Whether the scan id is a job's. A key answers for its own jobs and scans only."""
     job = (await connection.execute(select(JOBS.c.agent).where(JOBS.c.id == request))).first()
     scan = (await connection.execute(select(SCANS.c.agent).where(SCANS.c.request == request))).first()
-    if (job is not None and job[0] != agent) or (scan is not None and scan[0] not in {agent, None} and job is None):
+    if (job is not None and job[0] != agent) or (job is None and scan is not None and scan[0] != agent):
         raise ConsoleError(403, "The scan belongs to another agent", "scan.id")
     return job is not None
 

@@ -10,14 +10,13 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import msgspec
 from sqlalchemy import (
     JSON,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Integer,
@@ -26,6 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     and_,
+    case,
     func,
     insert,
     or_,
@@ -35,11 +35,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor.console.auth import Role, digest_key, mint_key
-from sensor.control_plane.wire import Heartbeat, Registration
 from sensor.errors import DataError, SensorError
 from sensor.model.reference import parse_reference
 from sensor.secret import Secret
-from sensor.storage import Storage, open_storage
+from sensor.storage import Storage
 
 METADATA = MetaData()
 
@@ -168,9 +167,8 @@ class ConsoleStore:
         await connection.execute(insert(KEYS).values(row))
         return key
 
-    async def register(self, agent: str, document: Registration) -> RowMapping | None:
+    async def register(self, agent: str, about: dict[str, Any]) -> RowMapping | None:
         """Note what a sensor says of itself; gives the registry it is bound to."""
-        about = msgspec.to_builtins(document)
         async with self.storage.transaction() as connection:
             await connection.execute(
                 update(AGENTS)
@@ -180,16 +178,12 @@ class ConsoleStore:
             bound = select(REGISTRIES).join(AGENTS, AGENTS.c.registry == REGISTRIES.c.id).where(AGENTS.c.id == agent)
             return (await connection.execute(bound)).mappings().first()
 
-    async def beat(self, agent: str, document: Heartbeat) -> None:
-        """Note a heartbeat."""
-        busy = max(document.active_scans, 1 if document.status == "scanning" else 0)
+    async def beat(self, agent: str, busy: int, uptime: int) -> None:
+        """Note a heartbeat: scans under way, and seconds since the sensor's start."""
         now = self.now()
+        values = {"seen_at": now, "beat_at": now, "busy": busy, "uptime": uptime}
         async with self.storage.transaction() as connection:
-            await connection.execute(
-                update(AGENTS)
-                .where(AGENTS.c.id == agent)
-                .values(seen_at=now, beat_at=now, busy=busy, uptime=document.uptime_seconds)
-            )
+            await connection.execute(update(AGENTS).where(AGENTS.c.id == agent).values(values))
 
     async def agents(self) -> list[dict[str, Any]]:
         """All agents, newest first."""
@@ -204,7 +198,7 @@ class ConsoleStore:
             "id": row["id"],
             "name": row["name"],
             "registryId": row["registry"],
-            "status": {"waiting": "ACTIVE", "offline": "DISCONNECTED"}.get(self.liveness(row), "ACTIVE"),
+            "status": "DISCONNECTED" if self.liveness(row) == "offline" else "ACTIVE",
             "liveness": self.liveness(row),
             "lastSeenAt": show_time(row["seen_at"]),
             "registeredAt": show_time(row["registered_at"]),
@@ -309,22 +303,11 @@ class ConsoleStore:
     async def claim_jobs(self, agent: str) -> list[dict[str, Any]]:
         """Hand out up to five jobs, oldest first, each to one poll only. A key bound to a registry gets that registry's jobs."""
         now = self.now()
-        holder = AGENTS.alias("holder")
-        free = or_(
-            JOBS.c.status == "PENDING",
-            and_(
-                JOBS.c.status == "ASSIGNED",
-                or_(
-                    JOBS.c.agent.is_(None),
-                    holder.c.seen_at < now - LEASE_SECONDS,
-                    JOBS.c.assigned_at < now - STALE_CLAIM_SECONDS,
-                ),
-            ),
-        )
+        free = or_(JOBS.c.status == "PENDING", _is_lapsed(now))
         async with self.storage.transaction() as connection:
             own = (await connection.execute(select(AGENTS.c.registry).where(AGENTS.c.id == agent))).scalar_one()
             mine = JOBS.c.registry.is_(None) if own is None else JOBS.c.registry == own
-            wanted = select(JOBS).outerjoin(holder, holder.c.id == JOBS.c.agent).where(free, mine)
+            wanted = select(JOBS).outerjoin(_HOLDER, _HOLDER.c.id == JOBS.c.agent).where(free, mine)
             oldest = wanted.order_by(JOBS.c.created_at, JOBS.c.id).limit(JOBS_PER_POLL)
             rows = (await connection.execute(oldest)).mappings().all()
             taken = update(JOBS).where(JOBS.c.id.in_([row["id"] for row in rows]))
@@ -352,20 +335,13 @@ class ConsoleStore:
             await connection.execute(update(AGENTS).where(AGENTS.c.id == agent).values(seen_at=now))
 
     async def jobs(self, limit: int) -> list[dict[str, Any]]:
-        """The newest jobs."""
+        """The newest jobs. One whose lease has run out is pending again."""
+        status = case((_is_lapsed(self.now()), "PENDING"), else_=JOBS.c.status).label("status")
+        columns = [status if column.name == "status" else column for column in JOBS.c]
+        wanted = select(*columns).outerjoin(_HOLDER, _HOLDER.c.id == JOBS.c.agent)
         async with self.storage.reading() as connection:
-            wanted = select(JOBS).order_by(JOBS.c.created_at.desc(), JOBS.c.id).limit(limit)
-            return [_show_job(row) for row in (await connection.execute(wanted)).mappings()]
-
-
-async def open_store(directory: Path, clock: Clock | None = None) -> ConsoleStore:
-    """Open (or make) the console's database in a directory of its own.
-
-    Raises:
-        StateError: the directory cannot be used, or the database is damaged or newer.
-    """
-    storage = await open_storage(directory, file="console.db", metadata=METADATA)
-    return ConsoleStore(storage, clock or (lambda: datetime.now(UTC)))
+            rows = await connection.execute(wanted.order_by(JOBS.c.created_at.desc(), JOBS.c.id).limit(limit))
+            return [_show_job(row) for row in rows.mappings()]
 
 
 def new_id() -> str:
@@ -384,6 +360,15 @@ def show_time(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_HOLDER = AGENTS.alias("holder")
+
+
+def _is_lapsed(now: float) -> ColumnElement[bool]:
+    """Whether a claimed job is free again; needs the job's agent joined as `_HOLDER`."""
+    silent, stale = _HOLDER.c.seen_at < now - LEASE_SECONDS, JOBS.c.assigned_at < now - STALE_CLAIM_SECONDS
+    return and_(JOBS.c.status == "ASSIGNED", or_(JOBS.c.agent.is_(None), silent, stale))
 
 
 def _hand_out(row: RowMapping) -> dict[str, Any]:

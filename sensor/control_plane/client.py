@@ -1,8 +1,8 @@
 """The sensor's side of the conversation with one control plane: register, beat, poll, report, upload.
 
-One method is one request on a connection of its own: the server closes idle connections after 5 s, so a pooled one would be stale, and a call that
-changes something must not be repeated unseen. Nothing here retries; who calls decides. No redirect is followed. The key is read from its source at each
-call, so that a rotated one is used without a restart.
+One method is one request on a connection of its own: the server closes idle connections after 5 s, so a pooled one would be stale, and a
+call that changes something must not be repeated unseen. Nothing here retries; who calls decides. No redirect is followed. The key is read
+from its source at each call, so that a rotated one is used without a restart.
 
 How the daemon builds it: one `Transport` made by `transport_for(link)` for register, polls, status and uploads, and a second one for the heartbeat
 alone, with a client of its own, so that a slow upload or a long poll can never hold a heartbeat back:
@@ -218,45 +218,59 @@ class ControlPlaneClient:
 
     def _refusal(self, reply: Reply) -> ControlPlaneError:
         """The error for an answer that is not a success."""
-        status, said, key = reply.status, wire.error_text(reply.body), describe_source(self.link.api_key)
+        status, said = reply.status, wire.error_text(reply.body)
         told = f": {said}" if said else ""
-        if status == 401:
-            return Unauthorized(
-                f"the control plane does not accept the API key{told}",
-                f"check the key in {key}: it may be mistyped, expired or revoked",
-            )
-        if status == 403:
-            is_demo = "demo mode" in said.lower()
-            advice = (
-                "the server runs in demo mode: a sensor cannot report to it"
-                if is_demo
-                else "check the key's role or scope"
-            )
-            return Forbidden(f"the control plane forbids this{told}", advice, is_demo=is_demo)
-        if status == 402:
-            return PlanLimit(f"the plan does not allow this{told}", "see the plan's limits in HarborGuard")
-        if status == 404:
-            is_route = not wire.is_json_error(reply.body)
-            return NotFound(
-                f"the control plane does not know {'this path' if is_route else 'it'}{told}",
-                "control_plane.url must be the base URL, without /api" if is_route else "",
-                is_route=is_route,
-            )
-        if status == 409:
-            return AlreadyDone(f"already done{told}")
-        if status == 413:
-            return TooLarge("a proxy in front of the control plane refuses a large upload", "let it take 10 MB bodies")
-        if status in _TRANSIENT or status >= 500:
-            message = f"the control plane answered {status}{told}"
-            return Unavailable(message, "its log may tell why", retry_after=_wait(reply))
-        if 300 <= status < 400:
-            return WrongAddress(
-                f"{self.link.url} redirects to {reply.headers.get('location', 'another address')[:200]!r}",
-                "set control_plane.url to the final base URL: scheme and host exactly as they are, no slash at the end",
-            )
-        if status == 405:
-            return WrongAddress(f"{self.link.url} does not take this call (405)", "check control_plane.url")
-        return Refused(f"the control plane refused this with status {status}{told}")
+        error: ControlPlaneError
+        match status:
+            case 401:
+                error = Unauthorized(
+                    f"the control plane does not accept the API key{told}",
+                    f"check the key in {describe_source(self.link.api_key)}: it may be mistyped, expired or revoked",
+                )
+            case 402:
+                error = PlanLimit(f"the plan does not allow this{told}", "see the plan's limits in HarborGuard")
+            case 403:
+                error = _forbidden(said)
+            case 404:
+                error = _not_found(said, is_route=not wire.is_json_error(reply.body))
+            case 409:
+                error = AlreadyDone(f"already done{told}")
+            case 413:
+                error = TooLarge(
+                    "a proxy in front of the control plane refuses a large upload", "allow bodies of 10 MB"
+                )
+            case 405:
+                error = WrongAddress(f"{self.link.url} does not take this call (405)", "check control_plane.url")
+            case _ if 300 <= status < 400:
+                error = WrongAddress(
+                    f"{self.link.url} redirects to {reply.headers.get('location', 'another address')[:200]!r}",
+                    "set control_plane.url to the final base URL: scheme and host exactly, no slash at the end",
+                )
+            case _ if status in _TRANSIENT or status >= 500:
+                message = f"the control plane answered {status}{told}"
+                error = Unavailable(message, "its log may tell why", retry_after=_wait(reply))
+            case _:
+                error = Refused(f"the control plane refused this with status {status}{told}")
+        return error
+
+
+def _forbidden(said: str) -> Forbidden:
+    is_demo = "demo mode" in said.lower()
+    return Forbidden(
+        f"the control plane forbids this{': ' if said else ''}{said}",
+        "a server in demo mode takes no results" if is_demo else "check the role and the scope of the API key",
+        is_demo=is_demo,
+    )
+
+
+def _not_found(said: str, *, is_route: bool) -> NotFound:
+    if is_route:
+        return NotFound(
+            "the control plane does not know this path",
+            "control_plane.url must be the base URL, without /api",
+            is_route=True,
+        )
+    return NotFound(f"the control plane does not know it: {said}")
 
 
 def _wait(reply: Reply) -> float | None:
@@ -265,11 +279,11 @@ def _wait(reply: Reply) -> float | None:
 
 def _clean(document: wire.Registration | wire.JobStatus) -> msgspec.Struct:
     """Without what the server's database refuses: a NUL or a lone surrogate is a 500 (sections 3.3, 4.5)."""
-    changes = {}
+    changes: dict[str, str | dict[str, str]] = {}
     for name in document.__struct_fields__:
         value = getattr(document, name)
         if isinstance(value, str):
             changes[name] = wire.clean_text(value)
         elif isinstance(value, dict):
-            changes[name] = {wire.clean_text(k): wire.clean_text(v) for k, v in value.items()}
+            changes[name] = {wire.clean_text(key): wire.clean_text(text) for key, text in value.items()}
     return msgspec.structs.replace(document, **changes)

@@ -7,7 +7,7 @@ remembers the name of its link. Pure.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from sensor.config.schema import Config, ControlPlane, Registry
@@ -33,7 +33,7 @@ class Link:
     heartbeat: float = 30.0
     poll: float = 15.0
     default_registry: str = ""
-    route: Route = Route()
+    route: Route = field(default_factory=Route)
 
     @property
     def is_plain_http(self) -> bool:

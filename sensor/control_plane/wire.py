@@ -13,7 +13,7 @@ import msgspec
 
 from sensor.errors import DataError
 
-ENVELOPE_VERSION = "1.0"
+ENVELOPE_VERSION: Literal["1.0"] = "1.0"
 """A string. Any other value sends the document down the server's legacy path."""
 
 NATIVE_SOURCE = "harborguard-sensor"
@@ -34,7 +34,7 @@ class _Sparse(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_de
     """Camel case on the wire, optional fields left out when they hold nothing."""
 
 
-class Registration(_Document):
+class Registration(_Document, frozen=True, kw_only=True):
     """`POST /api/agent/register`: every call overwrites everything; an absent `capabilities` would reset it to none."""
 
     name: str
@@ -47,13 +47,13 @@ class Registration(_Document):
     s3_configured: bool = False
 
 
-class Registered(_Document):
+class Registered(_Document, frozen=True, kw_only=True):
     """The answer to a registration."""
 
     agent_id: str
 
 
-class Heartbeat(_Document):
+class Heartbeat(_Document, frozen=True, kw_only=True):
     """`POST /api/agent/heartbeat`: the only call besides register that keeps the agent online. `status` is idle or scanning."""
 
     agent_id: str
@@ -62,7 +62,7 @@ class Heartbeat(_Document):
     uptime_seconds: int = 0
 
 
-class JobScan(_Sparse):
+class JobScan(_Sparse, frozen=True, kw_only=True):
     """What a scan job names. Credentials in a job are not read: the sensor has its own, and these would end up in its memory and logs."""
 
     image_ref: str = ""
@@ -72,7 +72,7 @@ class JobScan(_Sparse):
     s3_key: str = ""
 
 
-class Job(_Sparse):
+class Job(_Sparse, frozen=True, kw_only=True):
     """One claimed job. `scan` is None where the job named nothing to scan (another type, or a broken one)."""
 
     id: str
@@ -89,7 +89,7 @@ class Poll(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int = 0
 
 
-class JobStatus(_Sparse):
+class JobStatus(_Sparse, frozen=True, kw_only=True):
     """`POST /api/agent/jobs/{id}/status`."""
 
     status: JobOutcome
@@ -104,7 +104,7 @@ class UploadAnswer(msgspec.Struct, frozen=True, kw_only=True):
     image_id: str = ""
 
 
-class Sensor(_Sparse):
+class Sensor(_Sparse, frozen=True, kw_only=True):
     """Who made the envelope. `scanner_versions` is stored by the server, and shown."""
 
     version: str
@@ -113,7 +113,7 @@ class Sensor(_Sparse):
     name: str = ""
 
 
-class Image(_Sparse):
+class Image(_Sparse, frozen=True, kw_only=True):
     """What was scanned. `digest` is bare (`sha256:...`) and that of the index where there is one."""
 
     ref: str
@@ -124,7 +124,7 @@ class Image(_Sparse):
     size_bytes: int = 0
 
 
-class Scan(_Sparse):
+class Scan(_Sparse, frozen=True, kw_only=True):
     """`id` is the job's id for jobs, else a UUID used once. Times are UTC with `Z`."""
 
     id: str
@@ -133,7 +133,7 @@ class Scan(_Sparse):
     status: Literal["SUCCESS", "PARTIAL", "FAILED"]
 
 
-class Vulnerability(_Sparse):
+class Vulnerability(_Sparse, frozen=True, kw_only=True):
     """One row of `findings.vulnerabilities`."""
 
     source: str
@@ -148,7 +148,7 @@ class Vulnerability(_Sparse):
     vulnerability_url: str = ""
 
 
-class PackageRow(_Sparse):
+class PackageRow(_Sparse, frozen=True, kw_only=True):
     """One row of `findings.packages`. `license` is one string: a list fails the whole insert."""
 
     source: str
@@ -159,7 +159,7 @@ class PackageRow(_Sparse):
     license: str = ""
 
 
-class Compliance(_Sparse):
+class Compliance(_Sparse, frozen=True, kw_only=True):
     """One row of `findings.compliance`."""
 
     source: str
@@ -170,7 +170,7 @@ class Compliance(_Sparse):
     message: str = ""
 
 
-class Efficiency(_Sparse):
+class Efficiency(_Sparse, frozen=True, kw_only=True):
     """One row of `findings.efficiency`."""
 
     source: str
@@ -181,7 +181,7 @@ class Efficiency(_Sparse):
     title: str = ""
 
 
-class Findings(_Document):
+class Findings(_Document, frozen=True, kw_only=True):
     """The four lists; all are always written."""
 
     vulnerabilities: tuple[Vulnerability, ...] = ()
@@ -190,7 +190,7 @@ class Findings(_Document):
     efficiency: tuple[Efficiency, ...] = ()
 
 
-class Counts(_Document):
+class Counts(_Document, frozen=True, kw_only=True):
     """Findings by severity, of exactly the rows that are uploaded."""
 
     critical: int = 0
@@ -200,7 +200,7 @@ class Counts(_Document):
     info: int = 0
 
 
-class Aggregates(_Document):
+class Aggregates(_Document, frozen=True, kw_only=True):
     """Sums that the server shows without recomputing them."""
 
     vulnerability_counts: Counts
@@ -208,7 +208,7 @@ class Aggregates(_Document):
     total_packages: int
 
 
-class Layer(_Sparse):
+class Layer(_Sparse, frozen=True, kw_only=True):
     """One layer, lowest first. The hosted product shows them, the open-source one ignores them."""
 
     index: int
@@ -219,7 +219,7 @@ class Layer(_Sparse):
     digest: str = ""
 
 
-class GapRow(_Document):
+class GapRow(_Document, frozen=True, kw_only=True):
     """Something that could not be judged. No server reads this yet; it stands here so that a stored envelope explains its PARTIAL."""
 
     kind: str
@@ -227,7 +227,7 @@ class GapRow(_Document):
     reason: str
 
 
-class Envelope(_Sparse):
+class Envelope(_Sparse, frozen=True, kw_only=True):
     """A scan result, format 1.0 (sections 5.3 and 5.4). `layers` and `gaps` are extra fields that older servers ignore."""
 
     version: Literal["1.0"]
@@ -257,7 +257,7 @@ def read_envelope(body: bytes) -> Envelope:
     """
     try:
         return _ENVELOPE.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         message = f"not an envelope: {str(error)[:200]}"
         raise DataError(message) from error
 

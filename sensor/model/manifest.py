@@ -6,6 +6,7 @@ Leaves fetching and digest checks to `registry`, and the choice of a platform to
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -35,6 +36,9 @@ _LAYER_TYPES = (
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 )
+
+
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class ArtifactClass(StrEnum):
@@ -239,10 +243,10 @@ def parse_platform(text: str) -> Platform:
     """Read `os/architecture[/variant]`.
 
     Raises:
-        DataError: fewer than two or more than three parts, or an empty one.
+        DataError: fewer than two or more than three parts, or one that is no word.
     """
     parts = text.split("/")
-    if len(parts) not in {2, 3} or not all(parts):
+    if len(parts) not in {2, 3} or not all(_WORD.fullmatch(part) for part in parts):
         message = f"not a platform: {text[:100]!r}"
         raise DataError(message, "expected os/architecture, for example linux/amd64 or linux/arm/v7")
     return Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else "")

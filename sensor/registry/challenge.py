@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"?'
 _SEPARATORS = re.compile(r"[\s,]*")
-_SCHEME = re.compile(rf"({_TOKEN})(?=[\s,]|$)")
-_PARAMETER = re.compile(rf"[\s,]*({_TOKEN})\s*=\s*({_QUOTED}|[^\s,\"]*)")
+_SCHEME = re.compile(rf"({_WORD})(?=[\s,]|$)")
+_PARAMETER = re.compile(rf"[\s,]*({_WORD})\s*=\s*({_QUOTED}|[^\s,\"]*)")
 _TOKEN68 = re.compile(r"[ \t]+([A-Za-z0-9._~+/-]+=*)[ \t]*(?=,|$)")
 _MOST_CHARS = 16 * 1024
 """No server sends more; the rest is not looked at."""

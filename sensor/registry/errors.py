@@ -119,7 +119,7 @@ def is_html(body: bytes, content_type: str = "") -> bool:
     )
 
 
-def answer_error(
+def answer_error(  # noqa: PLR0911 - a table in prose
     method: str, url: str, status: int, body: bytes = b"", *, content_type: str = "", retry_after: float | None = None
 ) -> RegistryError:
     """The error for an answer whose status ends a request. 401 is login's business; it is mapped here for completeness."""
@@ -134,13 +134,17 @@ def answer_error(
     if status in {403, 451}:
         return RegistryForbidden(message, "give this credential the right to pull and list, or exclude the repository")
     if status == 412:
-        return RegistryForbidden(message, "a policy of the registry blocks pulling this image; lift it for this credential")
+        return RegistryForbidden(
+            message, "a policy of the registry blocks pulling this image; lift it for this credential"
+        )
     if status == 404:
         if is_html(body, content_type):
             return NotARegistry(f"{message}, a web page", "check host, port and path: this is not a registry's address")
         return RegistryNotFound(message, "it may have been deleted; check the name")
     if status == 429:
-        return RegistryRateLimited(message, "the registry limits requests; they are repeated later", retry_after=retry_after)
+        return RegistryRateLimited(
+            message, "the registry limits requests; they are repeated later", retry_after=retry_after
+        )
     if status >= 500 or status == 408:
         return RegistryUnavailable(
             message, "look at the registry's own log; the request is repeated later", retry_after=retry_after

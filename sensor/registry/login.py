@@ -225,9 +225,7 @@ class Login:
         """A token from the cache or the realm; None when no secret may go to that realm and Basic is the way out."""
         if (kept := self._tokens.get(key)) is not None and kept.fresh(self._clock()):
             return _Presented(value=kept.header, key=key)
-        reason = refuse_realm(
-            key.realm, self.origin, with_secret=self._credential is not None, trusted=self._trusted
-        )
+        reason = refuse_realm(key.realm, self.origin, with_secret=self._credential is not None, trusted=self._trusted)
         if reason:
             if self._credential is not None:
                 return None
@@ -282,14 +280,19 @@ class Login:
             return answer_error("GET", key.realm, answer.status, answer.body, retry_after=answer.retry_after)
         asked = f"GET {shown_url(key.realm)}: status {answer.status}" + _and(error_detail(answer.body))
         if self._credential is None:
-            return RegistryUnauthorized(f"{UNAUTHENTICATED}: {asked}", "configure username and password for this registry")
+            return RegistryUnauthorized(
+                f"{UNAUTHENTICATED}: {asked}", "configure username and password for this registry"
+            )
         return RegistryUnauthorized(
-            f"{AUTHENTICATION_FAILED}: {asked}", "check user name and password, and whether they have expired or were disabled"
+            f"{AUTHENTICATION_FAILED}: {asked}",
+            "check user name and password, and whether they have expired or were disabled",
         )
 
     def _hopeless(self, scope: str, shown: _Presented, answer: Answer) -> RegistryError:
         """Which of the many reasons for a last 401 it is."""
-        problem = next((c["error"] for c in parse_challenges(answer.header_lists.get("www-authenticate", ())) if c["error"]), "")
+        problem = next(
+            (c["error"] for c in parse_challenges(answer.header_lists.get("www-authenticate", ())) if c["error"]), ""
+        )
         said = _and(error_detail(answer.body)) or _and(problem)
         what = f"{self.origin}: status {answer.status}{said}"
         if self._credential is None:
@@ -331,7 +334,9 @@ def _answer(sent: Sent) -> Answer:
 
 def _token_url(key: TokenKey) -> str:
     query = "&".join(
-        f"{name}={quote(value, safe=':/,*')}" for name, value in (("service", key.service), ("scope", key.scope)) if value
+        f"{name}={quote(value, safe=':/,*')}"
+        for name, value in (("service", key.service), ("scope", key.scope))
+        if value
     )
     if not query:
         return key.realm

@@ -90,11 +90,14 @@ class Paging:
             return None
         following = self._resolve(url, target)
         if following is None:
-            return self._stop(f"the next page is outside the registry: {shown_url(urljoin(url, target))}")
+            self._stop(f"the next page is outside the registry: {shown_url(urljoin(url, target))}")
+            return None
         if following in self._urls or self._stale >= _MOST_STALE_PAGES or self._empty >= _MOST_EMPTY_PAGES:
-            return self._stop("the pages go in a circle")
+            self._stop("the pages go in a circle")
+            return None
         if len(self._urls) >= self._limits.pages:
-            return self._stop(f"more than {self._limits.pages} pages")
+            self._stop(f"more than {self._limits.pages} pages")
+            return None
         self._urls.add(following)
         return following
 
@@ -105,9 +108,7 @@ class Paging:
     @property
     def listing(self) -> Listing:
         """What was listed so far."""
-        return Listing(
-            names=tuple(self._names), complete=not self._reason, reason=self._reason, dropped=self._dropped
-        )
+        return Listing(names=tuple(self._names), complete=not self._reason, reason=self._reason, dropped=self._dropped)
 
     def _collect(self, entries: Sequence[object]) -> None:
         before = len(self._names)

@@ -130,6 +130,14 @@ def is_private_host(host: str) -> bool:
     return address.is_private or address.is_loopback
 
 
+def is_loopback_host(host: str) -> bool:
+    """Whether a host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def is_forbidden_target(url: str) -> bool:
     """Whether an answer from outside must not lead there: link-local and metadata addresses, whoever asks."""
     try:

@@ -130,6 +130,8 @@ class LayerStream:
         """A directory; noted because it replaces what is no directory below."""
         if path and not self._is_marker(path, path[path.rfind(b"/") + 1 :]):
             self._paths.add(path + b"/")
+            if path in self._symlinks:
+                del self._symlinks[path]
 
     def symlink(self, path: bytes, target: bytes) -> None:
         """A symbolic link; whether it stands in for a directory shows later."""

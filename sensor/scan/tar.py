@@ -21,7 +21,8 @@ from sensor.scan.inflate import LimitError
 
 BLOCK = 512
 PEEK_BYTES = 16
-"""So many first bytes of a file (or all of a shorter one) stand behind its header when the visitor is asked whether it wants it."""
+"""So many first bytes of a file (or all of a shorter one) stand behind its header when the visitor is asked whether it wants it;
+fewer only where the tar is cut short."""
 
 _ZEROS = bytes(BLOCK)
 _V7, _HARD_LINK, _SYMLINK, _DIRECTORY, _SPARSE = b"\x00125S"

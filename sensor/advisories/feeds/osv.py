@@ -39,7 +39,7 @@ class _Event(msgspec.Struct, gc=False):
     limit: str | None = None
 
 
-class _Range(msgspec.Struct):
+class _Range(msgspec.Struct, gc=False):
     type: str = ""
     events: list[_Event] | None = None
 
@@ -54,7 +54,7 @@ class _Severity(msgspec.Struct, gc=False):
     score: str = ""
 
 
-class _Specific(msgspec.Struct):
+class _Specific(msgspec.Struct, gc=False):
     """The few free-form fields that mean something to us (OSV schema, "database_specific"); their types are checked at use."""
 
     severity: Any = None
@@ -63,7 +63,7 @@ class _Specific(msgspec.Struct):
     binaries: Any = None
 
 
-class _Affected(msgspec.Struct):
+class _Affected(msgspec.Struct, gc=False):
     package: _Package | None = None
     ranges: list[_Range] | None = None
     versions: list[str] | None = None
@@ -77,7 +77,7 @@ class _Reference(msgspec.Struct, gc=False):
     url: str = ""
 
 
-class _Osv(msgspec.Struct):
+class _Osv(msgspec.Struct, gc=False):
     id: str
     modified: str = ""
     published: str | None = None
@@ -266,17 +266,19 @@ def _word(value: object) -> str:
 def _binaries(value: object) -> tuple[str, ...]:
     """Names of binary packages: `[{name: version}]` (SUSE), `[{"binary_name": name}]` (Ubuntu), `{arch: [file.rpm]}` (openEuler)."""
     names: dict[str, None] = {}
-    if isinstance(value, list):
-        for item in value:
-            found = [item.get("binary_name")] if isinstance(item, dict) and "binary_name" in item else item
-            texts = found if isinstance(found, (list, dict)) else [found]
-            names.update(dict.fromkeys(text for text in texts if isinstance(text, str)))
-    elif isinstance(value, dict):
-        for files in value.values():
-            texts = (file for file in (files if isinstance(files, list) else ()) if isinstance(file, str))
-            matches = map(_RPM_FILE.fullmatch, texts)
-            names.update((match[1], None) for match in matches if match)
-    return tuple(name for name in names if name)
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, dict):
+            names.update(dict.fromkeys(_texts([item["binary_name"]] if "binary_name" in item else list(item))))
+        else:
+            names.update(dict.fromkeys(_texts([item])))
+    for files in value.values() if isinstance(value, dict) else ():
+        matches = map(_RPM_FILE.fullmatch, _texts(files))
+        names.update((match[1], None) for match in matches if match)
+    return tuple(names)
+
+
+def _texts(value: object) -> list[str]:
+    return [text for text in value if isinstance(text, str) and text] if isinstance(value, list) else []
 
 
 def _best_url(references: Iterable[_Reference]) -> str:

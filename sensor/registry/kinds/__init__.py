@@ -1,0 +1,51 @@
+"""All kinds of registry, in the order in which they are asked whether a URL is theirs."""
+
+from __future__ import annotations
+
+from sensor.config.schema import Http
+from sensor.config.schema import Registry as Settings
+from sensor.errors import ConfigError
+from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.registry.kinds.distribution import DISTRIBUTION
+from sensor.registry.kinds.kind import Opening, RegistryKind
+from sensor.registry.kinds.layout import LAYOUT
+from sensor.registry.port import Registry
+
+KINDS: tuple[RegistryKind, ...] = (LAYOUT, DISTRIBUTION)
+"""One line a kind. The last one takes what no other recognises."""
+
+
+def detect(url: str) -> tuple[RegistryKind, str]:
+    """The kind that a URL belongs to, and why."""
+    for kind in KINDS:
+        if reason := kind.detect(url):
+            return kind, reason
+    return KINDS[-1], "no provider's address: taken for a plain OCI distribution registry"
+
+
+def find_kind(settings: Settings) -> RegistryKind:
+    """The kind of a configured registry. A provider that is named wins over what the URL looks like.
+
+    Raises:
+        ConfigError: there is no such provider.
+    """
+    if settings.provider == "auto":
+        return detect(settings.url)[0]
+    for kind in KINDS:
+        if kind.name == settings.provider:
+            return kind
+    message = f"registry {settings.name}: there is no provider {settings.provider!r}"
+    raise ConfigError(message, f"known are auto, {', '.join(kind.name for kind in KINDS)}")
+
+
+def open_registry(
+    settings: Settings, http: Http | None = None, limits: Limits = DEFAULT_LIMITS, *, connections_per_host: int = 8
+) -> Registry:
+    """A registry as the configuration describes it, not yet connected; secrets are read when they are first needed.
+
+    Raises:
+        ConfigError: the URL is unusable, or plain HTTP that was not allowed.
+    """
+    kind = find_kind(settings)
+    opening = Opening(settings=settings, http=http or Http(), limits=limits, connections_per_host=connections_per_host)
+    return kind.open(kind, opening)

@@ -42,7 +42,7 @@ class Elf:
         """Numbers at an offset, in the byte order of the file."""
         try:
             return struct.unpack_from(self._order + layout, self._view, offset)
-        except struct.error:
+        except (struct.error, OverflowError):
             raise DataError("the ELF file is cut off") from None
 
     def offset_of(self, address: int, size: int) -> int:

@@ -15,7 +15,7 @@ from sensor.errors import DataError
 from sensor.limits import Limits
 from sensor.model.package import Evidence
 from sensor.scan.packages.ecosystem import Content, Ecosystem, Findings
-from sensor.scan.packages.elf import ELF_MAGIC, Elf
+from sensor.scan.packages.elf import ELF_MAGIC, Elf, Extent
 
 NEEDLE = b"\xff Go buildinf:"
 _PE_MAGIC = b"MZ"
@@ -62,8 +62,7 @@ def _find_record(view: memoryview, limits: Limits) -> tuple[str, str] | None:
 
     The named section is asked first; without a section table the record is looked for at the alignment that the linker gives it.
     """
-    elf = Elf(view) if view[:4] == ELF_MAGIC else None
-    section = elf.section(b".go.buildinfo") if elf else None
+    elf, section = _tables(view)
     candidates = [section.offset] if section else []
     candidates += (match.start() for match in _FIND(view) if match.start() % _ALIGNMENT == 0)
     fault: DataError | None = None
@@ -79,6 +78,16 @@ def _find_record(view: memoryview, limits: Limits) -> tuple[str, str] | None:
     return None
 
 
+def _tables(view: memoryview) -> tuple[Elf | None, Extent | None]:
+    """The tables of an ELF file, as far as they can be read: the record of Go 1.18 and later is found without them."""
+    elf: Elf | None = None
+    try:
+        elf = Elf(view)
+        return elf, elf.section(b".go.buildinfo")
+    except DataError:
+        return elf, None
+
+
 def _read_record(view: memoryview, elf: Elf | None, start: int, limits: Limits) -> tuple[str, str]:
     if start + _HEADER_BYTES > len(view):
         raise DataError("the build information of the Go program is cut off")
@@ -87,7 +96,9 @@ def _read_record(view: memoryview, elf: Elf | None, start: int, limits: Limits) 
         toolchain, end = _inline_text(view, start + _HEADER_BYTES, limits)
         modules, _ = _inline_text(view, end, limits)
     elif elf is None:
-        raise DataError("a program made by Go before 1.18 for Windows or macOS, whose build information is not read")
+        raise DataError(
+            "the build information of Go before 1.18 is read of whole ELF files only, not of this Go program"
+        )
     elif word_size not in (4, 8):
         message = f"the build information of the Go program claims words of {word_size} bytes"
         raise DataError(message)

@@ -1,0 +1,181 @@
+"""`plan`: the dry run. Lists a registry as the daemon would and shows, tag by tag, which rule decides; scans nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from sensor.catalog.crawl import crawl
+from sensor.catalog.diff import Crawl
+from sensor.cli.connect import registry_named
+from sensor.cli.options import ConfigOption, OutputOption, load, show_warnings
+from sensor.cli.output import (
+    ExitCode,
+    OutputFormat,
+    clean,
+    err,
+    leave,
+    out,
+    plain,
+    print_json,
+    reporting_errors,
+    show_bytes,
+)
+from sensor.config.schema import Config, Registry
+from sensor.errors import SensorError
+from sensor.model.digest import Digest
+from sensor.model.manifest import Index, Manifest, artifact_class, parse_platform, select_platform
+from sensor.registry.kinds import open_registry
+from sensor.registry.port import Registry as Client
+
+SizesOption = Annotated[
+    bool,
+    typer.Option(
+        "--sizes", help="Also fetch each selected manifest, to tell the bytes (counts as a pull on Docker Hub)."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    registry: Registry
+    seen: Crawl
+    layers: dict[Digest, int]
+    """Layer digests of the selected images, with their compressed bytes; empty without --sizes."""
+    classes: dict[Digest, str]
+    requests: int
+
+
+def plan(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[REGISTRY|URL]", help="A registry's name or address; without it, all configured."),
+    ] = None,
+    config: ConfigOption = None,
+    output: OutputOption = OutputFormat.TEXT,
+    sizes: SizesOption = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow plain HTTP, for an address that is not configured.")
+    ] = False,
+) -> None:
+    """Show each repository and tag with the rule that decides about it, and what a first sweep would cost.
+
+    Runs the daemon's own listing and filters; scans and stores nothing. Exit status 3 when a listing is not complete.
+    """
+    with reporting_errors():
+        loaded = load(config, required=target is None)
+        chosen = (registry_named(loaded.config, target, insecure=insecure),) if target else loaded.config.registries
+        plans = asyncio.run(_plan_all(loaded.config, chosen, sizes=sizes))
+    if output is OutputFormat.JSON:
+        print_json([_document(entry) for entry in plans])
+    else:
+        if target is None:
+            show_warnings(loaded)
+        for entry in plans:
+            _show(entry, sizes=sizes)
+    if not all(entry.seen.complete for entry in plans):
+        leave(ExitCode.FAILED)
+
+
+async def _plan_all(config: Config, registries: tuple[Registry, ...], *, sizes: bool) -> list[_Plan]:
+    plans = []
+    for settings in registries:
+        client = open_registry(settings, config.http)
+        try:
+            seen = await crawl(client, settings)
+            layers: dict[Digest, int] = {}
+            classes: dict[Digest, str] = {}
+            if sizes:
+                platform = config.platforms_of(settings)[0]
+                for repository, digest in _selected(seen):
+                    classes[digest] = await _weigh(client, repository, digest, platform, layers)
+            plans.append(_Plan(registry=settings, seen=seen, layers=layers, classes=classes, requests=client.requests))
+        finally:
+            await client.close()
+    return plans
+
+
+def _selected(seen: Crawl) -> Iterator[tuple[str, Digest]]:
+    known: set[Digest] = set()
+    for repository in seen.repositories:
+        for tag in repository.tags:
+            if tag.digest is not None and tag.digest not in known:
+                known.add(tag.digest)
+                yield repository.name, tag.digest
+
+
+async def _weigh(client: Client, repository: str, digest: Digest, platform: str, layers: dict[Digest, int]) -> str:
+    """Add the layers of one image; returns its class, or why it could not be told."""
+    try:
+        document: Manifest | Index = (await client.manifest(repository, digest)).document
+        if isinstance(document, Index):
+            child = select_platform(document, parse_platform(platform))
+            if child is None:
+                return f"no {platform}"
+            document = (await client.manifest(repository, child.digest)).document
+    except SensorError as error:
+        return error.message
+    if isinstance(document, Index):
+        return "nested index"
+    layers.update({layer.digest: layer.size for layer in document.layers})
+    return artifact_class(document).value
+
+
+def _rows(entry: _Plan) -> Iterator[dict[str, object]]:
+    for repository in entry.seen.repositories:
+        for tag in repository.tags:
+            row: dict[str, object] = {
+                "repository": repository.name,
+                "tag": tag.tag,
+                "selected": tag.decision.selected,
+                "rule": tag.decision.rule,
+                "digest": tag.digest,
+                "error": tag.error,
+            }
+            if tag.digest in entry.classes:
+                row["class"] = entry.classes[tag.digest]
+            yield row
+
+
+def _document(entry: _Plan) -> dict[str, object]:
+    return {
+        "registry": entry.registry.name,
+        "complete": entry.seen.complete,
+        "troubles": list(entry.seen.troubles()),
+        "excludedRepositories": [{"repository": name, "rule": decision.rule} for name, decision in entry.seen.excluded],
+        "tags": list(_rows(entry)),
+        "images": sum(1 for _ in _selected(entry.seen)),
+        "requests": entry.requests,
+        "layers": len(entry.layers) or None,
+        "layerBytes": sum(entry.layers.values()) or None,
+    }
+
+
+def _show(entry: _Plan, *, sizes: bool) -> None:
+    out.print(f"[bold]{clean(entry.registry.name)}[/] {clean(entry.registry.url)}")
+    table = Table("repository", "tag", "", "rule", "digest", box=None, pad_edge=False)
+    for row in _rows(entry):
+        digest = str(row["digest"] or "")
+        mark = "[green]scan[/]" if row["selected"] and digest else "[red]error[/]" if row["error"] else "[dim]skip[/]"
+        rule = str(row["error"] or row["rule"])
+        if "class" in row and row["class"] != "image":
+            mark, rule = "[dim]skip[/]", str(row["class"])
+        table.add_row(plain(str(row["repository"])), plain(str(row["tag"])), mark, plain(rule), digest[:19])
+    out.print(table)
+    for name, decision in entry.seen.excluded:
+        out.print(f"[dim]{clean(name)}: not listed, {clean(decision.rule)}[/]")
+    for trouble in entry.seen.troubles():
+        err.print(f"[yellow]not complete:[/] {clean(trouble)}")
+    images = sum(1 for _ in _selected(entry.seen))
+    cost = (
+        f", {len(entry.layers)} layers, {show_bytes(sum(entry.layers.values()))} to read at the most" if sizes else ""
+    )
+    out.print(
+        f"{entry.seen.tags} tags listed, {images} images selected{cost}; the listing took {entry.seen.requests} requests, "
+        "which is what an unchanged registry costs each time"
+    )

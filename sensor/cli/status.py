@@ -1,0 +1,120 @@
+"""`status`: what the running sensor is doing, from its health endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from sensor.cli.options import ConfigOption, OutputOption, load
+from sensor.cli.output import OutputFormat, clean, out, plain, print_json, reporting_errors, show_bytes
+from sensor.errors import ConfigError, DataError, NetworkError
+from sensor.status import Snapshot
+from sensor.transport import NO_RETRY, Transport
+
+ProbeOption = Annotated[
+    bool, typer.Option("--probe", help="Say nothing; exit 0 when the sensor lives (container health checks).")
+]
+
+
+def status(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT, probe: ProbeOption = False) -> None:
+    """Show what the running sensor is doing: registries with their ledgers, links, images in work, failures, problems.
+
+    Asks the local health endpoint (`health.listen`). Exit status 3 when no sensor answers there.
+    """
+    with reporting_errors():
+        listen = load(config, required=False).config.health.listen
+        if listen == "off":
+            raise ConfigError(
+                "health.listen is off, so the sensor cannot be asked", "set health.listen to 127.0.0.1:9180"
+            )
+        body = asyncio.run(_ask(f"http://{listen}{'/healthz' if probe else '/status'}"))
+        if probe:
+            return
+        snapshot = _parse(body)
+    if output is OutputFormat.JSON:
+        print_json(snapshot)
+    else:
+        show(snapshot, datetime.now(UTC))
+
+
+async def _ask(url: str) -> bytes:
+    transport = Transport()
+    try:
+        reply = await transport.fetch("GET", url, retry=NO_RETRY)
+    except NetworkError as error:
+        message = f"no sensor answers at {url.rpartition('/')[0]}: {error.message}"
+        raise NetworkError(message, "is it running, and with this health.listen?") from error
+    finally:
+        await transport.close()
+    if reply.status != 200:
+        message = f"{url} answered {reply.status}"
+        raise NetworkError(message, "another program may have the port of health.listen")
+    return reply.body
+
+
+def _parse(body: bytes) -> Snapshot:
+    try:
+        return msgspec.json.decode(body, type=Snapshot)
+    except msgspec.DecodeError as error:
+        raise DataError(
+            "the answer is not a sensor's status", "another program may have the port of health.listen"
+        ) from error
+
+
+def show(snapshot: Snapshot, now: datetime) -> None:
+    """Print a snapshot for people."""
+    ready = "[green]ready[/]" if snapshot.ready else "[red]not ready[/]"
+    out.print(f"sensor {clean(snapshot.version)}, up {snapshot.uptime_seconds} s, {ready}")
+    for problem in snapshot.problems:
+        out.print(f"  [yellow]![/] {clean(problem)}")
+    if snapshot.advisories.revision:
+        newest = snapshot.advisories.newest
+        age = f", newest {_ago(now, newest)}" if newest else ""
+        out.print(f"advisories: {snapshot.advisories.records} records{age}")
+    if snapshot.registries:
+        out.print(_registries(snapshot, now))
+    if snapshot.links:
+        out.print(_links(snapshot, now))
+    for image in snapshot.running:
+        done, total = show_bytes(image.bytes_done), show_bytes(image.bytes_total)
+        out.print(f"scanning {clean(image.reference)}: {done} of {total}")
+    for failure in snapshot.failures[:10]:
+        again = f", next try {failure.next_try:%Y-%m-%d %H:%M}" if failure.next_try else ", not tried again"
+        out.print(f"[red]failed[/] {clean(failure.reference)}: {clean(failure.error)}{again}")
+        if failure.advice:
+            out.print(f"  [bold]try:[/] {clean(failure.advice)}")
+
+
+def _registries(snapshot: Snapshot, now: datetime) -> Table:
+    states = ("listed", "scanned", "skipped", "failed", "queued", "gone")
+    table = Table("registry", "state", "last sweep", *states, "requests", box=None, pad_edge=False)
+    for registry in snapshot.registries:
+        table.add_row(
+            plain(registry.name),
+            registry.state,
+            _ago(now, registry.last_sweep) if registry.last_sweep else "never",
+            *(str(registry.ledger.get(state, 0)) for state in states),
+            str(registry.requests),
+        )
+    return table
+
+
+def _links(snapshot: Snapshot, now: datetime) -> Table:
+    table = Table("control plane", "state", "last heartbeat", "delivered", "refused", box=None, pad_edge=False)
+    for link in snapshot.links:
+        beat = _ago(now, link.last_heartbeat) if link.last_heartbeat else "never"
+        table.add_row(plain(link.name), link.state, beat, str(link.delivered), str(link.refused))
+    return table
+
+
+def _ago(now: datetime, then: datetime) -> str:
+    seconds = max(0, int((now - then).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

@@ -1,0 +1,135 @@
+"""Keeps one link alive: registers for ever, then beats, on a transport of its own.
+
+The beat starts with the first second and waits for nothing else: not for a scan, not for an upload, not for another link. What is told
+upstream (how busy the sensor is) comes from a callable; the state of the link goes out as events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+import structlog
+
+from sensor import events
+from sensor.control_plane import wire
+from sensor.control_plane.client import ControlPlaneClient
+from sensor.errors import ControlPlaneError, SecretError, SensorError
+from sensor.events import Publish
+
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 60.0
+"""Seconds between two attempts at the most: a key may be re-enabled at any time, so refusals are retried too, slowly."""
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+log = structlog.get_logger()
+
+
+class LinkKeeper:
+    """One link's registration and heartbeat."""
+
+    def __init__(
+        self,
+        client: ControlPlaneClient,
+        *,
+        version: str,
+        active_scans: Callable[[], int],
+        publish: Publish,
+        clock: Callable[[], datetime],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._client = client
+        self._link = client.link
+        self._version = version
+        self._active_scans = active_scans
+        self._publish = publish
+        self._clock = clock
+        self._sleep = sleep
+        self._started = clock()
+        self._state = ""
+        self._agent = ""
+        self._registered = asyncio.Event()
+
+    @property
+    def agent(self) -> str:
+        """The agent id that the control plane gave; empty before, and where it gives none."""
+        return self._agent
+
+    async def registered(self) -> None:
+        """Wait until the control plane knows this sensor."""
+        await self._registered.wait()
+
+    async def run(self) -> None:
+        """Register and beat until cancelled. A beat that is refused leads back to registering."""
+        failures = 0
+        while True:
+            try:
+                if not self._registered.is_set():
+                    await self._register()
+                    failures = 0
+                await self._beat()
+                failures = 0
+                pause = self._link.heartbeat
+            except (ControlPlaneError, SecretError) as error:
+                failures += 1
+                self._fail(error)
+                pause = self._pause(failures, error)
+            await self._sleep(pause)
+
+    async def _register(self) -> None:
+        registration = wire.Registration(
+            name=self._link.sensor_name or socket.gethostname(),
+            version=self._version,
+            hostname=socket.gethostname(),
+            os=platform.system().lower(),
+            arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+            scanner_versions={"harborguard-sensor": self._version},
+        )
+        self._agent = await self._client.register(registration)
+        self._registered.set()
+        self._change("registered")
+
+    async def _beat(self) -> None:
+        active = self._active_scans()
+        now = self._clock()
+        await self._client.heartbeat(
+            wire.Heartbeat(
+                agent_id=self._agent,
+                status="scanning" if active else "idle",
+                active_scans=active,
+                uptime_seconds=max(0, int((now - self._started).total_seconds())),
+            )
+        )
+        self._publish(events.HeartbeatSent(at=now, link=self._link.name))
+        self._change("registered")
+
+    def _fail(self, error: SensorError) -> None:
+        refused = not error.retryable
+        if refused:
+            # the key was revoked, or the agent removed: say who we are again as soon as that is possible
+            self._registered.clear()
+        self._change("refused" if refused else "down", error)
+
+    def _change(self, state: str, error: SensorError | None = None) -> None:
+        """Tell once when the state changes, not on every attempt."""
+        if state == self._state:
+            return
+        self._state = state
+        message, advice = (error.message, error.advice) if error else ("", "")
+        self._publish(
+            events.LinkChanged(at=self._clock(), link=self._link.name, state=state, error=message, advice=advice)
+        )
+        if error is None:
+            log.info("link registered", link=self._link.name, url=self._link.url)
+        else:
+            log.warning("link lost", link=self._link.name, state=state, error=message, advice=advice)
+
+    def _pause(self, failures: int, error: SensorError) -> float:
+        # a beat may not be later than its interval because of a backoff: two minutes of silence mean offline
+        most = _LONGEST_PAUSE if not self._registered.is_set() else min(_LONGEST_PAUSE, self._link.heartbeat)
+        ceiling = min(most, _FIRST_PAUSE * 2 ** min(failures, 10))
+        return max(random.uniform(ceiling / 2, ceiling), min(error.retry_after or 0.0, most))

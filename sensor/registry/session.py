@@ -1,0 +1,351 @@
+"""One registry's HTTP conversation: which scheme it speaks, logging in, redirects. The I/O around the pure `login`.
+
+Every request of `client` and of the provider kinds goes through here, so that three rules hold everywhere: a credential leaves only
+towards the registry's own origin and checked realms; it never crosses a redirect to another origin; and plain HTTP is spoken only to a
+registry that the operator has marked insecure, and never after HTTPS has once worked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, assert_never
+from urllib.parse import urlsplit
+
+from sensor.errors import ConfigError, NetworkError, RegistryError
+from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.registry.errors import (
+    NotARegistry,
+    RegistryNotFound,
+    RegistryRateLimited,
+    UnexpectedAnswer,
+    answer_error,
+    is_html,
+    shown_url,
+)
+from sensor.registry.login import Answer, Ask, Credential, Login, NeedCredential, Send, Sent
+from sensor.registry.tokens import is_forbidden_target, is_loopback_host, is_private_host
+from sensor.transport import HostParked, NotTls, Reply, Streamed, Transport, redirect_target, retry_after, same_origin
+
+_MOST_HOPS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_T = TypeVar("_T", Reply, Reply | Streamed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a registry is. `scheme` is empty when the configuration leaves it open; `path` is "" or begins with a slash."""
+
+    host: str
+    scheme: str = ""
+    path: str = ""
+
+
+def parse_address(url: str) -> Address:
+    """Read `host[:port]`, with or without a scheme, a path and a pasted `/v2/` behind it.
+
+    Raises:
+        ConfigError: no host, another scheme, or a user name in it.
+    """
+    advice = "expected host[:port], or the same with http:// or https:// in front"
+    text = url.strip()
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        port = parts.port
+    except ValueError as error:
+        message = f"not the address of a registry: {text[:200]!r}"
+        raise ConfigError(message, advice) from error
+    if parts.username is not None:
+        message = f"the address of a registry must not hold a user name: {(parts.hostname or '')[:200]!r}"
+        raise ConfigError(message, "use the keys username and password")
+    if not parts.hostname or parts.scheme not in {"", "http", "https"} or parts.query or parts.fragment or " " in text:
+        message = f"not the address of a registry: {text[:200]!r}"
+        raise ConfigError(message, advice)
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    path = parts.path.rstrip("/").removesuffix("/v2")
+    return Address(host=f"{name}:{port}" if port else name, scheme=parts.scheme, path=path)
+
+
+class CredentialSource(Protocol):
+    """Where the credential of a registry comes from: the configuration, or a cloud's identity service."""
+
+    async def credential(self, *, renew: bool) -> Credential | None:
+        """The credential now, None for an anonymous client. `renew`: the last one was refused, look again.
+
+        Raises:
+            SecretError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a bare `GET /v2/` told. `status` is 200, 401 or 403."""
+
+    status: int
+    latency_ms: float
+    scheme: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What may be done in a conversation: the operator's and the provider kind's say."""
+
+    insecure: bool = False
+    trusted_realms: tuple[str, ...] = ()
+    expired: Callable[[Answer], bool] = lambda _answer: False
+    """Whether a 403 means an expired login (ECR)."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request to the registry itself."""
+
+
+class Session:
+    """A conversation with one registry, logged in as one identity."""
+
+    def __init__(
+        self,
+        address: Address,
+        transport: Transport,
+        credentials: CredentialSource,
+        *,
+        terms: Terms | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.address = address
+        self.transport = transport
+        self.limits = limits
+        self._credentials = credentials
+        self._terms = terms or Terms()
+        self._login: Login | None = None
+        self._opening = asyncio.Lock()
+        self._asking: defaultdict[object, asyncio.Lock] = defaultdict(asyncio.Lock)
+        if address.scheme == "http" and not self._terms.insecure:
+            message = f"{address.host} is to be asked in plain HTTP, which is not allowed"
+            raise ConfigError(message, "set insecure: true for a trusted internal registry, or use https://")
+
+    async def url(self, path: str) -> str:
+        """The full URL of a path below the registry's base, after finding out the scheme."""
+        if self._login is None:
+            async with self._opening:
+                if self._login is None:
+                    await self.probe()
+        assert self._login is not None  # noqa: S101 - for the type checker
+        return f"{self._login.origin}{self.address.path}{path}"
+
+    @property
+    def prefix(self) -> str:
+        """The path below which everything of the distribution protocol lies."""
+        return f"{self.address.path}/v2/"
+
+    async def has_credential(self) -> bool:
+        """Whether there is anything to log in with."""
+        return await self._credentials.credential(renew=False) is not None
+
+    async def probe(self) -> Probe:
+        """`GET /v2/` without a credential: is it a registry, which scheme does it speak, how does it want to be logged in to?
+
+        Raises:
+            NetworkError: no answer.
+            RegistryError: an answer, but not that of a registry.
+        """
+        scheme = self._login.origin.partition(":")[0] if self._login else self.address.scheme
+        begun = time.monotonic()
+        try:
+            reply = await self._ask_base(scheme or "https")
+        except NotTls as error:
+            if scheme or not self._terms.insecure:
+                raise
+            try:
+                reply = await self._ask_base("http")
+            except NetworkError:
+                raise error from None
+        latency = (time.monotonic() - begun) * 1000
+        spoken = urlsplit(reply.url).scheme
+        _check_base(reply)
+        if self._login is None:
+            self._login = Login(
+                f"{spoken}://{self.address.host}",
+                trusted_realms=self._terms.trusted_realms,
+                expired=self._terms.expired,
+            )
+        self._login.learn(_answer_of(reply))
+        return Probe(status=reply.status, latency_ms=latency, scheme=spoken)
+
+    async def _ask_base(self, scheme: str) -> Reply:
+        url = f"{scheme}://{self.address.host}{self.prefix}"
+        try:
+            return await self.transport.fetch("GET", url, headers=self._terms.headers)
+        except HostParked as error:
+            raise _rate_limited(error) from error
+
+    async def fetch(
+        self,
+        method: str,
+        url: str,
+        *,
+        scope: str = "",
+        headers: Mapping[str, str] | None = None,
+        most_bytes: int | None = None,
+        idle_seconds: float | None = None,
+    ) -> Reply:
+        """Send a request, logged in, and read the answer whatever its status (401 excepted: that is raised).
+
+        Raises:
+            SensorError: no answer, no login, a bad redirect, or a body above the limit.
+        """
+
+        async def send(url: str, extra: Mapping[str, str]) -> Reply:
+            return await self.transport.fetch(
+                method, url, headers={**(headers or {}), **extra}, most_bytes=most_bytes, idle_seconds=idle_seconds
+            )
+
+        try:
+            return await self._follow(method, url, scope, send)
+        except HostParked as error:
+            raise _rate_limited(error) from error
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, method: str, url: str, *, scope: str = "", headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Reply | Streamed]:
+        """Like `fetch`, but a good answer (200 or 206) keeps its body on the wire. Any other is a Reply; one attempt."""
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def send(url: str, extra: Mapping[str, str]) -> Reply | Streamed:
+                merged = {**(headers or {}), **extra}
+                answer = await stack.enter_async_context(self.transport.stream(method, url, headers=merged))
+                if answer.status in {200, 206}:
+                    return answer
+                body = await self._error_body(answer)
+                await stack.aclose()
+                return Reply(
+                    status=answer.status, url=url, headers=answer.headers, body=body, header_lists=answer.header_lists
+                )
+
+            try:
+                answer = await self._follow(method, url, scope, send)
+            except HostParked as error:
+                raise _rate_limited(error) from error
+            yield answer
+
+    async def _error_body(self, answer: Streamed) -> bytes:
+        """The start of an error's body. That of a redirect is of no interest, that of a 416 is shorter than it claims."""
+        body = bytearray()
+        if answer.status >= 400 and answer.status != 416:
+            with contextlib.suppress(NetworkError):
+                async for chunk in answer.chunks:
+                    body += chunk
+                    if len(body) >= self.limits.error_bytes:
+                        break
+        return bytes(body[: self.limits.error_bytes])
+
+    async def _follow(
+        self, method: str, url: str, scope: str, send: Callable[[str, Mapping[str, str]], Awaitable[_T]]
+    ) -> _T:
+        """Send, logged in, and follow redirects. Once a redirect has left the registry's origin, no credential is sent again."""
+        at_home = True
+        for _ in range(_MOST_HOPS + 1):
+            answer = await (self._authorised(url, scope, send) if at_home else send(url, {}))
+            location = answer.headers.get("location")
+            if answer.status not in _REDIRECTS or location is None:
+                return answer
+            target = redirect_target(url, location)
+            self._check_redirect(method, url, target)
+            at_home = at_home and same_origin(url, target)
+            url = target
+        message = f"{method} {shown_url(url)}: more than {_MOST_HOPS} redirects"
+        raise UnexpectedAnswer(message, "look at the set-up of the registry and of any proxy before it")
+
+    def _check_redirect(self, method: str, url: str, target: str) -> None:
+        """A redirect may lead to private storage, but not to this machine, to metadata services, or from HTTPS to plain HTTP."""
+        own = urlsplit(f"//{self.address.host}").hostname or ""
+        there = urlsplit(target).hostname or ""
+        reason = ""
+        if is_forbidden_target(target):
+            reason = "a link-local or metadata address"
+        elif is_loopback_host(there) and not is_private_host(own):
+            reason = "an address of this machine"
+        elif urlsplit(target).scheme == "http" and urlsplit(url).scheme == "https":
+            reason = "plain HTTP"
+        if reason:
+            message = f"{method} {shown_url(url)}: redirected to {shown_url(target)}, {reason}"
+            raise UnexpectedAnswer(message, "correct the storage or proxy address in the registry's configuration")
+
+    async def _authorised(self, url: str, scope: str, send: Callable[[str, Mapping[str, str]], Awaitable[_T]]) -> _T:
+        """Drive the login flow: do what it asks for, tell it what came of it, until it is content."""
+        await self.url("")
+        assert self._login is not None  # noqa: S101 - for the type checker
+        flow = self._login.flow(scope)
+        step = next(flow)
+        answer: _T | None = None
+        while True:
+            sent: Sent
+            match step:
+                case NeedCredential():
+                    sent = await self._credentials.credential(renew=step.renew)
+                case Ask():
+                    sent = await self._ask_for_token(self._login, step)
+                case Send():
+                    extra = {"Authorization": step.authorization} if step.authorization else {}
+                    answer = await send(url, {**self._terms.headers, **extra})
+                    sent = _answer_of(answer)
+                case _:
+                    assert_never(step)
+            try:
+                step = flow.send(sent)
+            except StopIteration:
+                assert answer is not None  # noqa: S101 - the flow ends after a Send
+                return answer
+
+    async def _ask_for_token(self, login: Login, ask: Ask) -> Answer | None:
+        """One request at a time for one token: whoever waited finds it in the cache."""
+        async with self._asking[ask.key]:
+            if login.superseded(ask):
+                return None
+            extra = {"Authorization": ask.authorization} if ask.authorization else {}
+            return _answer_of(
+                await self.transport.fetch("GET", ask.url, headers=extra, most_bytes=self.limits.token_bytes)
+            )
+
+
+def reply_error(method: str, reply: Reply) -> RegistryError:
+    """The error for a reply whose status ends a request."""
+    return answer_error(
+        method,
+        reply.url,
+        reply.status,
+        reply.body,
+        content_type=reply.headers.get("content-type", ""),
+        retry_after=retry_after(reply.headers),
+    )
+
+
+def _check_base(reply: Reply) -> None:
+    kind = reply.headers.get("content-type", "")
+    if reply.status in {401, 403}:
+        return
+    if is_html(reply.body, kind):
+        message = f"GET {shown_url(reply.url)}: status {reply.status}, a web page"
+        raise NotARegistry(message, "check host, port and path: this is not a registry's address")
+    if reply.status == 200:
+        return
+    error = reply_error("GET", reply)
+    if isinstance(error, RegistryNotFound):
+        raise NotARegistry(error.message, "check host, port and path: nothing there speaks the distribution protocol")
+    raise error
+
+
+def _answer_of(answer: Reply | Streamed) -> Answer:
+    return Answer(
+        status=answer.status,
+        header_lists=answer.header_lists,
+        body=answer.body if isinstance(answer, Reply) else b"",
+        retry_after=retry_after(answer.headers),
+    )
+
+
+def _rate_limited(error: HostParked) -> RegistryRateLimited:
+    return RegistryRateLimited(error.message, error.advice, retry_after=error.retry_after)

@@ -1,0 +1,452 @@
+"""The client against a fake registry: the straight path, every way of failing, and what a request costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from sensor.errors import DataError, NetworkError
+from sensor.limits import Limits
+from sensor.model.digest import Digest
+from sensor.model.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Manifest
+from sensor.registry.client import Quirks, RegistryClient
+from sensor.registry.errors import (
+    CannotEnumerate,
+    NotARegistry,
+    RegistryForbidden,
+    RegistryNotFound,
+    RegistryRateLimited,
+    RegistryUnauthorized,
+    RegistryUnavailable,
+    UnexpectedAnswer,
+)
+from sensor.registry.port import Listing
+from tests.fakes.images import OCI_CONFIG
+from tests.fakes.registry import Behaviour, FakeRegistry
+from tests.registry.conftest import Connect, Images, Pauses
+
+KNOWN = {"username": "sensor", "password": "secret"}
+
+
+async def test_a_whole_image_is_found_and_read(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
+        assert (await client.repositories()).names == ("charts/app", "multi", "team/app", "team/other")
+        signature = images.app.digest.replace(":", "-") + ".sig"
+        assert (await client.tags("team/app")).names == ("latest", signature, "v1")
+        fetched = await client.manifest("team/app", "v1")
+        assert (fetched.digest, fetched.media_type, fetched.data) == (images.app.digest, OCI_MANIFEST, images.app.data)
+        assert isinstance(fetched.document, Manifest)
+        config = await client.config("team/app", fetched.document.config)
+        assert config.architecture == "amd64"
+        read = b"".join([chunk async for chunk in client.blob("team/app", fetched.document.layers[0])])
+        assert read == images.blob
+        assert client.host == fake.host
+
+
+async def test_an_unchanged_registry_costs_only_tag_and_digest_look_ups(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(auth="bearer")) as fake, connect(fake.url, **KNOWN) as client:
+        await client.tags("team/app")
+        fake.forget()
+        before = client.requests
+        tags = await client.tags("team/app")
+        for tag in tags.names:
+            await client.head("team/app", tag)
+        assert fake.counts() == {"tags": 1, "head": 3}
+        assert client.requests - before == 4
+
+
+async def test_all_four_manifest_types_are_asked_for_at_once(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
+        await client.head("team/app", "v1")
+        await client.manifest("team/app", "v1")
+        accepts = [seen.accept for seen in fake.seen if seen.kind == "manifest"]
+        assert len(accepts) == 2
+        for accept in accepts:
+            assert accept.count("application/vnd.") == 4
+            assert "*/*" not in accept
+
+
+async def test_head_tells_digest_type_and_size(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
+        head = await client.head("multi", "v2")
+        assert (head.digest, head.media_type, head.size) == (images.multi.digest, OCI_INDEX, len(images.multi.data))
+        assert fake.counts()["head"] == 1
+        assert "manifest" not in fake.counts()
+
+
+@pytest.mark.parametrize("header", ["none", "nonsense"])
+async def test_without_a_digest_header_the_manifest_is_fetched_and_hashed(
+    images: Images, connect: Connect, header: str
+) -> None:
+    behaviour = Behaviour(digest_header=header)  # type: ignore[arg-type]
+    async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
+        assert (await client.head("team/app", "v1")).digest == images.app.digest
+        assert fake.counts()["manifest"] == 1
+
+
+@pytest.mark.parametrize("status", [400, 405, 501])
+async def test_a_registry_that_knows_no_head_is_asked_by_get(images: Images, connect: Connect, status: int) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(no_head=status)) as fake, connect(fake.url) as client:
+        assert (await client.head("team/app", "v1")).digest == images.app.digest
+
+
+async def test_head_by_digest_needs_no_header(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(digest_header="none")) as fake, connect(fake.url) as client:
+        assert (await client.head("team/app", images.app.digest)).digest == images.app.digest
+        assert fake.counts() == {"base": 1, "head": 1}
+
+
+async def test_altered_bytes_are_refused_by_digest_and_by_tag(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(alter_manifest=True)) as fake, connect(fake.url) as client:
+        with pytest.raises(DataError, match="hash to"):
+            await client.manifest("team/app", images.app.digest)
+        with pytest.raises(DataError, match="hash to"):
+            await client.manifest("team/app", "v1")
+
+
+async def test_a_wrong_digest_header_is_not_believed(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(digest_header="wrong")) as fake, connect(fake.url) as client:
+        with pytest.raises(DataError, match="hash to"):
+            await client.manifest("team/app", "v1")
+
+
+async def test_schema_1_is_told_as_such_and_not_as_a_wrong_digest(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(schema1=True)) as fake, connect(fake.url) as client:
+        with pytest.raises(DataError, match="schema 1"):
+            await client.manifest("team/app", "v1")
+
+
+async def test_an_oversize_manifest_is_cut_off(images: Images, connect: Connect) -> None:
+    limits = Limits(manifest_bytes=2000)
+    async with (
+        FakeRegistry(images.store.root, Behaviour(oversize=3000)) as fake,
+        connect(fake.url, limits=limits) as client,
+    ):
+        with pytest.raises(DataError, match="larger than 2000 bytes"):
+            await client.manifest("team/app", "v1")
+
+
+@pytest.mark.parametrize("claimed", [OCI_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"])
+async def test_a_manifest_served_as_an_index_is_refused(images: Images, connect: Connect, claimed: str) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(manifest_type=claimed)) as fake, connect(fake.url) as client:
+        with pytest.raises(DataError, match="CVE-2021-41190"):
+            await client.manifest("team/app", "v1")
+
+
+async def test_a_shapeless_content_type_leaves_the_word_to_the_document(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(manifest_type="text/plain")) as fake, connect(fake.url) as client:
+        assert (await client.manifest("team/app", "v1")).media_type == OCI_MANIFEST
+
+
+async def test_an_index_without_a_media_type_is_served_as_told(images: Images, connect: Connect) -> None:
+    untyped = images.store.index({"linux/amd64": images.app}, typed=False)
+    images.store.tag(untyped, "untyped", "v1")
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
+        fetched = await client.manifest("untyped", "v1")
+        assert fetched.media_type == OCI_INDEX
+        assert isinstance(fetched.document, Index)
+        fake.behaviour.manifest_type = OCI_MANIFEST
+        with pytest.raises(DataError, match="CVE-2021-41190"):
+            await client.manifest("untyped", "v1")
+
+
+async def test_compressed_json_answers_are_inflated(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(gzip_answers=True)) as fake, connect(fake.url) as client:
+        assert "team/app" in (await client.repositories()).names
+        assert (await client.manifest("team/app", "v1")).data == images.app.data
+
+
+async def test_a_config_must_hash_to_its_digest_and_stay_small(images: Images, connect: Connect) -> None:
+    assert images.app.config is not None
+    good = images.store.read(images.app.config)
+    pointer = Descriptor(media_type=OCI_CONFIG, digest=images.app.config, size=len(good))
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url, limits=Limits(config_bytes=50)) as small:
+        with pytest.raises(DataError, match="larger than"):
+            await small.config("team/app", pointer)
+    images.store.corrupt(images.app.config, good.replace(b"amd64", b"arm64"))
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
+        with pytest.raises(DataError, match="hash to"):
+            await client.config("team/app", pointer)
+
+
+@pytest.mark.parametrize("name", ["Team/App", "../escape", "a//b", "a/b?x=1", "", "a" * 300])
+async def test_bad_repository_names_are_never_sent(images: Images, connect: Connect, name: str) -> None:
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
+        for request in (client.tags(name), client.head(name, "v1"), client.manifest(name, "v1")):
+            with pytest.raises(DataError, match="not a repository name"):
+                await request
+        assert fake.count("tags", "manifest") == 0
+
+
+async def test_bad_targets_are_never_sent(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
+        for target in ("../x", "a b", "sha256:short", ""):
+            with pytest.raises(DataError, match="neither a tag nor a digest"):
+                await client.manifest("team/app", target)
+        with pytest.raises(DataError, match="not a digest"):
+            await anext(client.blob("team/app", Descriptor(digest=Digest("sha256:../../x"), size=1)))
+        assert fake.count("manifest", "blob") == 0
+
+
+# -- listings ----------------------------------------------------------------------------------------------------------
+
+
+async def test_pages_are_followed_by_their_links(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(page=1)) as fake, connect(fake.url) as client:
+        listing = await client.repositories()
+        assert listing.names == ("charts/app", "multi", "team/app", "team/other")
+        assert listing.complete
+        assert fake.count("catalog") == 4
+
+
+async def test_a_registry_with_a_smaller_page_limit_is_asked_for_less(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(most_n=100)) as fake, connect(fake.url) as client:
+        assert len((await client.repositories()).names) == 4
+        assert [seen.query for seen in fake.seen if seen.kind == "catalog"] == ["n=1000", "n=500", "n=250", "n=125", "n=62"]
+
+
+async def test_a_registry_that_hates_n_is_asked_without(images: Images, connect: Connect) -> None:
+    async with (
+        FakeRegistry(images.store.root, Behaviour(fail={"catalog": [400]})) as fake,
+        connect(fake.url) as client,
+    ):
+        assert len((await client.repositories()).names) == 4
+        assert [seen.query for seen in fake.seen if seen.kind == "catalog"] == ["n=1000", ""]
+        fake.behaviour.fail = {"catalog": [400, 400]}
+        with pytest.raises(UnexpectedAnswer, match="status 400"):
+            await client.repositories()
+
+
+@pytest.mark.parametrize(
+    ("pages", "reason"),
+    [("loop", "circle"), ("stale", "circle"), ("endless", "more than 7 pages"), ("elsewhere", "outside the registry")],
+)
+async def test_a_misleading_listing_is_cut_and_partial(images: Images, connect: Connect, pages: str, reason: str) -> None:
+    behaviour = Behaviour(pages=pages, page=2)  # type: ignore[arg-type]
+    async with (
+        FakeRegistry(images.store.root, behaviour) as fake,
+        connect(fake.url, limits=Limits(pages=7)) as client,
+    ):
+        for listing in (await client.repositories(), await client.tags("team/app")):
+            assert not listing.complete
+            assert reason in listing.reason
+        assert fake.count("storage") == 0
+        assert fake.count("catalog") <= 7
+
+
+async def test_a_link_with_the_wrong_outer_address_is_followed_at_home(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(pages="outer", page=3)) as fake, connect(fake.url) as client:
+        listing = await client.repositories()
+        assert listing.complete
+        assert len(listing.names) == 4
+
+
+async def test_a_later_page_that_fails_makes_the_listing_partial(images: Images, connect: Connect) -> None:
+    behaviour = Behaviour(page=2, fail_later_pages=True)
+    async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
+        listing = await client.repositories()
+        assert listing.names == ("charts/app", "multi")
+        assert not listing.complete
+        assert "status 500" in listing.reason
+
+
+async def test_nonsense_in_tag_lists_is_dropped_and_counted(images: Images, connect: Connect) -> None:
+    tags = ["v1", None, "", "sha256:" + "a" * 64, 7, "-bad", "ok_2", "x" * 129, {"a": 1}]
+    async with FakeRegistry(images.store.root, Behaviour(tags=tags)) as fake, connect(fake.url) as client:
+        listing = await client.tags("team/app")
+        assert listing.names == ("v1", "ok_2")
+        assert listing.dropped == 7
+        assert listing.complete
+
+
+async def test_null_tags_are_no_tags(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(null_tags=True)) as fake, connect(fake.url) as client:
+        assert await client.tags("team/app") == Listing(names=())
+
+
+async def test_more_names_than_allowed_are_cut(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url, limits=Limits(listing_entries=2)) as client:
+        listing = await client.repositories()
+        assert len(listing.names) == 2
+        assert listing.reason == "more than 2 names"
+
+
+async def test_a_catalogue_that_may_not_be_listed_is_not_an_empty_one(images: Images, connect: Connect) -> None:
+    for auth in ("basic", "bearer"):
+        behaviour = Behaviour(auth=auth, no_catalog=True)  # type: ignore[arg-type]
+        async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url, **KNOWN) as client:
+            with pytest.raises(CannotEnumerate) as raised:
+                await client.repositories()
+            assert "repositories.names" in raised.value.advice
+            assert (await client.tags("team/app")).names
+
+
+@pytest.mark.parametrize("status", [403, 404, 405])
+async def test_a_registry_without_a_catalogue_cannot_be_enumerated(images: Images, connect: Connect, status: int) -> None:
+    behaviour = Behaviour(fail={"catalog": [status]})
+    async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
+        with pytest.raises(CannotEnumerate, match=str(status)):
+            await client.repositories()
+
+
+async def test_an_anonymous_client_is_told_to_log_in_rather_than_that_it_cannot_list(
+    images: Images, connect: Connect
+) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(auth="basic")) as fake, connect(fake.url) as client:
+        with pytest.raises(RegistryUnauthorized, match="reachable but unauthenticated"):
+            await client.repositories()
+
+
+async def test_a_kind_may_list_in_its_own_way(images: Images, connect: Connect) -> None:
+    async def repositories(client: RegistryClient) -> Listing:
+        reply = await client.get("/v2/_catalog", scope="registry:catalog:*")
+        return Listing(names=(f"{reply.status}",))
+
+    async def tags(_client: RegistryClient, repository: str) -> Listing:
+        return Listing(names=("t",), digests={"t": images.app.digest}, reason=repository)
+
+    quirks = Quirks(list_repositories=repositories, list_tags=tags)
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url, quirks=quirks) as client:
+        assert (await client.repositories()).names == ("200",)
+        assert (await client.tags("x")).digests == {"t": images.app.digest}
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+async def test_not_found_names_the_request(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
+        with pytest.raises(RegistryNotFound, match=r"GET http://127.0.0.1:\d+/v2/team/app/manifests/nosuch: status 404"):
+            await client.manifest("team/app", "nosuch")
+        with pytest.raises(RegistryNotFound, match="HEAD"):
+            await client.head("team/app", "nosuch")
+        with pytest.raises(RegistryNotFound, match="NAME_UNKNOWN"):
+            await client.tags("no/such")
+        images.store.remove(images.app.layers[0])
+        with pytest.raises(RegistryNotFound, match="BLOB_UNKNOWN"):
+            await anext(client.blob("team/app", Descriptor(digest=images.app.layers[0], size=1)))
+
+
+async def test_forbidden_and_policy_blocks_say_so(images: Images, connect: Connect) -> None:
+    async with (
+        FakeRegistry(images.store.root, Behaviour(fail={"manifest": [403, 412]})) as fake,
+        connect(fake.url) as client,
+    ):
+        with pytest.raises(RegistryForbidden, match="403"):
+            await client.manifest("team/app", "v1")
+        with pytest.raises(RegistryForbidden, match="412") as raised:
+            await client.manifest("team/app", "v1")
+        assert "policy" in raised.value.advice
+
+
+@pytest.mark.parametrize("kind", ["catalog", "tags", "manifest"])
+async def test_a_web_page_is_not_a_registry(images: Images, connect: Connect, kind: str) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(html=kind)) as fake, connect(fake.url) as client:  # type: ignore[arg-type]
+        request = {
+            "catalog": client.repositories,
+            "tags": lambda: client.tags("team/app"),
+            "manifest": lambda: client.manifest("team/app", "v1"),
+        }[kind]
+        with pytest.raises(NotARegistry, match="web page"):
+            await request()
+
+
+async def test_server_errors_are_repeated_and_then_told(images: Images, connect: Connect, pauses: Pauses) -> None:
+    behaviour = Behaviour(fail={"tags": [500, 502, 0]})
+    async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
+        assert (await client.tags("team/app")).names
+        assert len(pauses.taken) == 3
+        fake.behaviour.fail = {"tags": [503] * 5}
+        with pytest.raises(RegistryUnavailable, match="503") as raised:
+            await client.tags("team/app")
+        assert raised.value.retryable
+
+
+@pytest.mark.parametrize(("header", "low", "high"), [("7", 7, 7), ("date:20", 17, 20)])
+async def test_a_429_is_waited_out_as_long_as_it_asks(
+    images: Images, connect: Connect, pauses: Pauses, header: str, low: float, high: float
+) -> None:
+    behaviour = Behaviour(fail={"manifest": [429]}, retry_after=header)
+    async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
+        await client.manifest("team/app", "v1")
+        assert low - 1 <= pauses.taken[0] <= high
+
+
+async def test_a_429_that_asks_for_too_much_is_handed_up_and_parks_the_host(
+    images: Images, connect: Connect, pauses: Pauses
+) -> None:
+    behaviour = Behaviour(fail={"manifest": [429]}, retry_after="600")
+    async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
+        with pytest.raises(RegistryRateLimited) as raised:
+            await client.manifest("team/app", "v1")
+        assert raised.value.retry_after == 600
+        before = fake.count()
+        for request in (client.tags("team/app"), anext(client.blob("team/app", Descriptor(digest=images.app.digest, size=1)))):
+            with pytest.raises(RegistryRateLimited) as again:
+                await request
+            assert again.value.retry_after is not None
+            assert 590 < again.value.retry_after <= 600
+        with pytest.raises(RegistryRateLimited):
+            await client.ping()
+        assert fake.count() == before
+        assert pauses.taken == []
+
+
+async def test_a_hanging_registry_is_given_up(images: Images, connect: Connect) -> None:
+    limits = Limits(idle_seconds=0.05)
+    async with (
+        FakeRegistry(images.store.root, Behaviour(hang="manifest")) as fake,
+        connect(fake.url, limits=limits) as client,
+    ):
+        with pytest.raises(NetworkError, match="did not answer in time"):
+            await client.manifest("team/app", "v1")
+
+
+async def test_malformed_lists_are_unexpected(images: Images, connect: Connect) -> None:
+    async def text(_client: RegistryClient) -> Listing:
+        raise AssertionError
+
+    images.store.corrupt(images.app.digest, b"not json")
+    async with FakeRegistry(images.store.root, Behaviour(tags={"a": 1})) as fake, connect(fake.url) as client:  # type: ignore[arg-type]
+        with pytest.raises((UnexpectedAnswer, RegistryUnavailable)):
+            await client.tags("team/app")
+
+
+# -- ping --------------------------------------------------------------------------------------------------------------
+
+
+async def test_ping_says_the_three_values(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(auth="bearer")) as fake:
+        async with connect(fake.url, **KNOWN) as client:
+            ping = await client.ping()
+            assert (ping.reachable, ping.authenticated, ping.scheme, ping.detail) == (True, True, "http", "logged in")
+            assert 0 < ping.latency_ms < 10_000
+        async with connect(fake.url, username="sensor", password="wrong") as client:
+            ping = await client.ping()
+            assert (ping.reachable, ping.authenticated) == (True, False)
+            assert ping.detail.startswith("authentication failed: ")
+        async with connect(fake.url) as client:
+            ping = await client.ping()
+            assert (ping.reachable, ping.authenticated) == (True, False)
+            assert ping.detail.startswith("reachable but unauthenticated: ")
+
+
+async def test_ping_of_something_else_is_an_error(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(html="base")) as fake, connect(fake.url) as client:
+        with pytest.raises(NotARegistry, match="web page"):
+            await client.ping()
+    async with FakeRegistry(images.store.root) as fake, connect(f"{fake.url}/somewhere") as client:
+        with pytest.raises(NotARegistry, match="404"):
+            await client.ping()
+    async with FakeRegistry(images.store.root, Behaviour(fail={"base": [418]})) as fake, connect(fake.url) as client:
+        with pytest.raises(UnexpectedAnswer, match="418"):
+            await client.ping()
+
+
+async def test_a_registry_below_a_path_keeps_it(images: Images, connect: Connect) -> None:
+    async with (
+        FakeRegistry(images.store.root, Behaviour(page=2), prefix="/repository/docker") as fake,
+        connect(f"{fake.url}/v2/") as client,
+    ):
+        assert len((await client.repositories()).names) == 4
+        assert (await client.manifest("team/app", "v1")).digest == images.app.digest
+        assert all(seen.path.startswith("/repository/docker/v2/") for seen in fake.seen)
