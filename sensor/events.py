@@ -45,6 +45,14 @@ class SweepFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerChanged:
+    """A digest changed its column of the ledger."""
+
+    registry: str
+    ledger: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryVanished:
     """A repository of the previous complete crawl was missing, or refused, in this one."""
 
@@ -84,6 +92,13 @@ class ImageProgressed:
     digest: str
     bytes_done: int
     bytes_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageStopped:
+    """The scan of a digest ended without a result; `ImageFailed` or a job's answer says why."""
+
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,10 +228,12 @@ Event: TypeAlias = (
     SensorStarted
     | SweepStarted
     | SweepFinished
+    | LedgerChanged
     | RepositoryVanished
     | TagSkipped
     | ImageStarted
     | ImageProgressed
+    | ImageStopped
     | ImageScanned
     | ImageFailed
     | ImagesRematched

@@ -41,7 +41,14 @@ _SENSITIVE_TEXT = (
         ),
         r"\1\2\3***",
     ),
-    (re.compile(r"(?i)\b(bearer|basic|negotiate|jwt)\s+[A-Za-z0-9._~+/=:\-]{4,}"), r"\1 ***"),
+    # but not the words that follow in "Basic authentication" or a challenge's "Bearer realm="
+    (
+        re.compile(
+            r"(?i)\b(bearer|basic|negotiate|jwt)\s+(?!(?:tokens?|auth|authentication|authorization|realm|scheme|challenge|login)\b)"
+            r"[A-Za-z0-9._~+/=:\-]{4,}"
+        ),
+        r"\1 ***",
+    ),
     (re.compile(r"\b(hg_(?:ak|live|pat|admin)_)[A-Za-z0-9_\-]+"), r"\1***"),
     (re.compile(r"\beyJ[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*){1,4}"), _MASK),
     (re.compile(r"(://)[^/\s@'\"]+@"), r"\1***@"),

@@ -138,6 +138,8 @@ class StatusBoard:
                 self._registry(event.registry).state = "sweeping"
             case events.SweepFinished():
                 self._finish_sweep(event)
+            case events.LedgerChanged():
+                self._registry(event.registry).ledger = dict(event.ledger)
             case events.RepositoryVanished():
                 self._registry(event.registry).vanished.append(f"{event.repository}: {event.reason}")
             case events.TagSkipped():
@@ -153,6 +155,8 @@ class StatusBoard:
             case events.ImageProgressed():
                 if (running := self._running.get(event.digest)) is not None:
                     running.bytes_done, running.bytes_total = event.bytes_done, event.bytes_total
+            case events.ImageStopped():
+                self._running.pop(event.digest, None)
             case events.ImageScanned():
                 self._finish_image(event)
             case events.ImageFailed():

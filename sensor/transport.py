@@ -9,83 +9,72 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
+import io
 import os
 import random
 import socket
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
-from yarl import URL
 
 from sensor.errors import ConfigError, DataError, NetworkError
 from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.route import METADATA_HOSTS, Route, parse_url, redirect_target, retry_after, same_origin, shown_host
+from sensor.tls import (
+    NotTls,
+    TlsOnly,
+    Untrusted,
+    is_tls_record,
+    issuer_of,
+    stamp_of,
+    tls_context,
+    translate_tls,
+    untrusted,
+)
 from sensor.version import VERSION
+
+__all__ = [
+    "METADATA_HOSTS",
+    "NO_RETRY",
+    "RETRY_STATUSES",
+    "USER_AGENT",
+    "HostParked",
+    "NotTls",
+    "Reply",
+    "Retry",
+    "Route",
+    "Streamed",
+    "TlsOnly",
+    "Transport",
+    "Unresolved",
+    "Untrusted",
+    "redirect_target",
+    "retry_after",
+    "same_origin",
+    "tls_context",
+    "translate",
+    "was_never_sent",
+]
 
 USER_AGENT = f"harborguard-sensor/{VERSION}"
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-METADATA_HOSTS = (
-    "169.254.169.254",
-    "169.254.170.2",
-    "169.254.170.23",
-    "fd00:ec2::254",
-    "fd00:ec2::23",
-    "metadata.google.internal",
-)
-"""The clouds' metadata services: never behind a proxy, and never a place that an answer from outside may send us to."""
-_LONGEST_PAUSE = 900.0
-"""Seconds a server may ask us to wait; more is rescheduled by the caller, not slept here."""
+_LARGE_BODY = 1 << 18
 _SAFE_TO_REPEAT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 """Idempotent by RFC 9110, 9.2.2. A POST is never sent twice: the first may have been acted upon."""
 _log = structlog.get_logger()
-
-
-class NotTls(NetworkError):
-    """A TLS greeting was answered with something else: a plain-HTTP port."""
-
-    retryable = False
-
-
-class TlsOnly(NetworkError):
-    """Plain HTTP was sent to a port that speaks TLS."""
-
-    retryable = False
 
 
 class Unresolved(NetworkError):
     """The host's name has no address here."""
 
 
-class Untrusted(NetworkError):
-    """The certificate of the other side is not to be trusted."""
-
-    retryable = False
-
-
 class HostParked(NetworkError):
     """Nothing was sent: the host has asked for a pause that is too long to sleep through. `retry_after` says what is left of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """How to reach the hosts of one configured connection."""
-
-    ca_file: str = ""
-    proxy: str = ""
-    no_proxy: tuple[str, ...] = ()
-
-    def proxy_for(self, host: str) -> str | None:
-        """The proxy for a host, or None for a direct connection. Metadata services are always direct."""
-        if not self.proxy or self.proxy == "direct" or host in METADATA_HOSTS:
-            return None
-        return None if any(_host_matches(host, pattern) for pattern in self.no_proxy) else self.proxy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +234,7 @@ class Transport:
     async def _send(
         self, method: str, url: str, headers: Mapping[str, str] | None, body: bytes | None, idle: float | None
     ) -> AsyncIterator[Streamed]:
-        target = _parse_url(url)
+        target = parse_url(url)
         proxy = self.route.proxy_for(target.host or "")
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self._limits.connect_seconds, sock_read=idle or self._limits.idle_seconds
@@ -257,13 +246,18 @@ class Transport:
                     method,
                     target,
                     headers={"User-Agent": USER_AGENT, **(headers or {})},
-                    data=body,
+                    # a file object goes out in pieces; as one block a large body would hold up the event loop
+                    data=io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body,
                     allow_redirects=False,
                     proxy=proxy,
                     timeout=timeout,
                 )
             except aiohttp.ClientConnectorCertificateError as error:
-                issuer = "" if proxy else await _issuer_of(target, self._limits.connect_seconds)
+                issuer = (
+                    ""
+                    if proxy
+                    else await issuer_of(target.host or "", target.port or 443, self._limits.connect_seconds)
+                )
                 raise translate(error, url, issuer) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise translate(error, url) from error
@@ -280,11 +274,11 @@ class Transport:
                     response.close()
 
     def _park(self, url: str, seconds: float) -> None:
-        host = _shown_host(url)
+        host = shown_host(url)
         self._parked[host] = max(self._parked.get(host, 0.0), self._clock() + seconds)
 
     async def _wait_while_parked(self, url: str, most: float) -> None:
-        host = _shown_host(url)
+        host = shown_host(url)
         left = self._parked.get(host, 0.0) - self._clock()
         if left <= 0:
             self._parked.pop(host, None)
@@ -297,7 +291,7 @@ class Transport:
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
         """The current session, kept open until the request is over, whatever happens to the CA file meanwhile."""
-        stamp = _stamp_of(self.route.ca_file)
+        stamp = stamp_of(self.route.ca_file)
         if self._pool is None:
             self._pool = self._open(tls_context(self.route.ca_file), stamp)
         elif stamp is not None and stamp != self._pool.stamp:
@@ -338,34 +332,17 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept-Encoding",),
         )
+        # the library repeats a GET whose connection broke, even on a new connection; without kept connections there are no stale ones to
+        # excuse that, and a poll for jobs that is sent twice claims twice
+        session._retry_connection = self._keep_alive  # noqa: SLF001 - there is no public switch
         return _Pool(session=session, stamp=stamp)
-
-
-def tls_context(ca_file: str) -> ssl.SSLContext:
-    """The system's certificate authorities, plus those of a PEM file.
-
-    Raises:
-        ConfigError: the file is missing or holds no certificate.
-    """
-    context = ssl.create_default_context()
-    if ca_file:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            message = f"cannot load certificate authorities from {ca_file}: {error}"
-            raise ConfigError(message, "ca_file must be a PEM file with at least one certificate") from error
-    return context
 
 
 def translate(error: BaseException, url: str, issuer: str = "") -> NetworkError:  # noqa: PLR0911 - a table in prose
     """Turn a client library's exception into a NetworkError that says what to do."""
-    host = _shown_host(url)
+    host = shown_host(url)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        by = f", which was issued by {issuer}," if issuer else ""
-        return Untrusted(
-            f"the certificate of {host}{by} is not trusted: {_certificate_reason(error.certificate_error)}",
-            "name the PEM file of the issuing authority in ca_file",
-        )
+        return untrusted(error.certificate_error, host, issuer)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return NetworkError(f"the proxy for {host} cannot be reached: {error}", "check http.proxy and http.no_proxy")
     if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -375,7 +352,7 @@ def translate(error: BaseException, url: str, issuer: str = "") -> NetworkError:
             retryable=error.status >= 500,
         )
     if isinstance(error, (aiohttp.ClientConnectorSSLError, aiohttp.ClientSSLError, ssl.SSLError)):
-        return _translate_tls(str(error), host)
+        return translate_tls(str(error), host)
     if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
         return Unresolved(f"the name {host} cannot be resolved", "check the host name and the resolver")
     if isinstance(error, TimeoutError):
@@ -385,29 +362,9 @@ def translate(error: BaseException, url: str, issuer: str = "") -> NetworkError:
         return NetworkError(f"cannot connect to {host}: {reason}", "check host, port and firewall")
     if isinstance(error, aiohttp.InvalidURL):
         return NetworkError(f"not a usable URL for {host}", retryable=False)
-    if isinstance(error, aiohttp.ClientResponseError) and any(mark in str(error) for mark in _TLS_RECORDS):
+    if isinstance(error, aiohttp.ClientResponseError) and is_tls_record(str(error)):
         return TlsOnly(f"{host} speaks TLS, but was asked in plain HTTP", "write https:// in front of the host")
     return NetworkError(f"the connection to {host} broke: {type(error).__name__}")
-
-
-_TLS_RECORDS = ("\x15\x03", "\\x15\\x03")
-"""The start of a TLS alert, as it stands in a complaint about a malformed status line."""
-
-
-def _translate_tls(text: str, host: str) -> NetworkError:
-    if any(
-        mark in text
-        for mark in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "record layer failure")
-    ):
-        return NotTls(
-            f"{host} does not speak TLS",
-            "it may be a plain-HTTP port: use the right port, or insecure: true for a trusted internal registry",
-        )
-    return NetworkError(f"TLS with {host} failed: {text}", "check the port and the TLS set-up", retryable=False)
-
-
-def _certificate_reason(error: Exception) -> str:
-    return getattr(error, "verify_message", "") or str(error)
 
 
 def was_never_sent(error: NetworkError) -> bool:
@@ -421,59 +378,6 @@ def was_never_sent(error: NetworkError) -> bool:
             aiohttp.InvalidURL,
         ),
     )
-
-
-def redirect_target(url: str, location: str) -> str:
-    """Resolve a Location header against the request's URL, byte for byte (signatures must not be re-quoted).
-
-    Raises:
-        DataError: not an http or https URL.
-    """
-    try:
-        target = URL(url, encoded=True).join(URL(location, encoded=True))
-        usable = target.scheme in {"http", "https"} and bool(target.host) and target.port is not None
-    except ValueError as error:
-        raise DataError("a redirect leads to an unusable URL") from error
-    if not usable:
-        raise DataError("a redirect leads to an unusable URL")
-    return str(target)
-
-
-def same_origin(first: str, second: str) -> bool:
-    """Whether scheme, host and port of two URLs are equal: only then a credential may be sent again."""
-    a, b = URL(first, encoded=True), URL(second, encoded=True)
-    return (a.scheme, a.host, a.port) == (b.scheme, b.host, b.port)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from Retry-After: an integer or an HTTP date (RFC 9110, 10.2.3); None when absent or unreadable.
-
-    Docker Hub's API sends the same as a Unix time in X-Retry-After.
-    """
-    text = (headers.get("retry-after") or headers.get("x-retry-after") or "").strip()
-    if not text:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    else:
-        seconds = seconds - time.time() if seconds > 1e9 else seconds
-    return min(max(seconds, 0.0), _LONGEST_PAUSE) if seconds == seconds else None  # noqa: PLR0124 - NaN
-
-
-def _parse_url(url: str) -> URL:
-    try:
-        target = URL(url, encoded=True)
-        if target.host and target.port is not None:
-            return target
-    except ValueError:
-        pass
-    message = f"not a usable URL for {_shown_host(url)}"
-    raise NetworkError(message, "check host and port", retryable=False)
 
 
 def _streamed(response: aiohttp.ClientResponse, url: str) -> Streamed:
@@ -498,10 +402,10 @@ async def _read(answer: Streamed, most: int) -> bytes:
         try:
             body += inflater.decompress(chunk, most + 1 - len(body)) if inflater else chunk
         except zlib.error as error:
-            message = f"the answer of {_shown_host(answer.url)} is not the gzip stream that it claims to be"
+            message = f"the answer of {shown_host(answer.url)} is not the gzip stream that it claims to be"
             raise DataError(message) from error
         if len(body) > most:
-            message = f"the answer of {_shown_host(answer.url)} is larger than {most} bytes"
+            message = f"the answer of {shown_host(answer.url)} is larger than {most} bytes"
             raise DataError(message, "the limit protects the sensor; see docs/limits")
     return bytes(body)
 
@@ -512,85 +416,3 @@ async def _chunks(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[b
             yield chunk
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise translate(error, url) from error
-
-
-def _stamp_of(path: str) -> tuple[int, int, int] | None:
-    """What changes when a file is rewritten or replaced; None while it is missing."""
-    if not path:
-        return None
-    try:
-        found = os.stat(path)  # noqa: PTH116 - one system call for each request
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-async def _issuer_of(target: URL, seconds: float) -> str:
-    """Who signed the certificate that was refused: a second greeting that checks nothing, and on which nothing is sent."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    try:
-        async with asyncio.timeout(seconds):
-            _, writer = await asyncio.open_connection(
-                target.host, target.port, ssl=context, server_hostname=target.host
-            )
-    except (OSError, ValueError):
-        return ""
-    try:
-        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    finally:
-        writer.transport.abort()
-    return issuer_name(certificate or b"")
-
-
-def issuer_name(certificate: bytes) -> str:
-    """Common name and organisation of the issuer in a DER certificate (RFC 5280, 4.1), or "" when it cannot be read.
-
-    The standard library decodes certificates only after it has verified them.
-    """
-    try:
-        body = next(_der(next(_der(certificate))[1]))[1]
-        fields = [value for tag, value in _der(body) if tag != 0xA0]  # [0] is the version
-        names = {
-            next(parts)[1]: next(parts)[1].decode("utf-8", "replace")
-            for _, name_set in _der(fields[2])
-            for _, attribute in _der(name_set)
-            for parts in [_der(attribute)]
-        }
-    except (StopIteration, IndexError, ValueError):
-        return ""
-    found = [names[oid] for oid in (b"\x55\x04\x03", b"\x55\x04\x0a") if oid in names]
-    return "".join(c if c.isprintable() else "?" for c in ", ".join(found))[:200]
-
-
-def _der(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The (tag, content) elements that stand side by side in DER bytes."""
-    at = 0
-    while at < len(data):
-        tag, length, at = data[at], data[at + 1], at + 2
-        if length & 0x80:
-            width = length & 0x7F
-            length, at = int.from_bytes(data[at : at + width], "big"), at + width
-        if at + length > len(data):
-            raise ValueError
-        yield tag, data[at : at + length]
-        at += length
-
-
-def _shown_host(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "?"
-    return f"{parts.hostname}:{port}" if port else (parts.hostname or "?")
-
-
-def _host_matches(host: str, pattern: str) -> bool:
-    if pattern in {"*", host} or host.endswith("." + pattern.lstrip("*.")):
-        return True
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(pattern, strict=False)
-    except ValueError:
-        return False

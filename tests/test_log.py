@@ -52,9 +52,9 @@ class Lines(io.StringIO):
         return [json.loads(line) for line in self.getvalue().splitlines()]
 
 
-def logged(format: Literal["json", "console"] = "json", **fields: Any) -> str:
+def logged(style: Literal["json", "console"] = "json", **fields: Any) -> str:
     stream = Lines()
-    configure_logging("debug", format, stream)
+    configure_logging("debug", style, stream)
     structlog.get_logger().info("image scanned", **fields)
     return stream.getvalue()
 
@@ -124,10 +124,10 @@ LEAKS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("format", ["json", "console"])
+@pytest.mark.parametrize("style", ["json", "console"])
 @pytest.mark.parametrize("name", LEAKS)
-def test_secrets_never_appear(name: str, format: Literal["json", "console"]) -> None:
-    line = logged(format, value=LEAKS[name], nested={"deep": [LEAKS[name]]})
+def test_secrets_never_appear(name: str, style: Literal["json", "console"]) -> None:
+    line = logged(style, value=LEAKS[name], nested={"deep": [LEAKS[name]]})
     assert HIDDEN not in line
     assert HIDDEN.replace("-", "") not in line
     assert "***" in line
@@ -153,17 +153,23 @@ def test_fields_with_telling_names_are_masked(name: str) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"tokens_left": 5}, {"passwords": "x"}, {"repository": "acme/basic-app"}, {"text": "a basic test of bearer"}],
+    [
+        {"tokens_left": 5},
+        {"passwords": "x"},
+        {"repository": "acme/basic-app"},
+        {"text": "Basic authentication"},
+        {"text": 'Bearer realm="https://a.example/token"'},
+    ],
 )
 def test_ordinary_fields_are_left_alone(fields: dict[str, Any]) -> None:
     row = json.loads(logged(**fields))
     assert {name: row[name] for name in fields} == fields
 
 
-@pytest.mark.parametrize("format", ["json", "console"])
-def test_secrets_in_tracebacks_and_events_never_appear(format: Literal["json", "console"]) -> None:
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_secrets_in_tracebacks_and_events_never_appear(style: Literal["json", "console"]) -> None:
     stream = Lines()
-    configure_logging("info", format, stream)
+    configure_logging("info", style, stream)
     try:
         raise ValueError(f"Authorization: Bearer {HIDDEN}\nhttps://u:{HIDDEN}@h/")
     except ValueError:
@@ -171,11 +177,10 @@ def test_secrets_in_tracebacks_and_events_never_appear(format: Literal["json", "
         logging.getLogger("aiohttp.client").exception("request with Bearer %s failed", HIDDEN)
     structlog.get_logger().info(f"Bearer {HIDDEN}")
     assert HIDDEN not in stream.getvalue()
-    assert stream.getvalue().count("ValueError") == 2
-    assert "Traceback (most recent call last)" in stream.getvalue()
+    assert stream.getvalue().count("Traceback (most recent call last)") == 2
 
 
-@pytest.mark.parametrize("format", ["json", "console"])
+@pytest.mark.parametrize("style", ["json", "console"])
 @pytest.mark.parametrize(
     "hostile",
     [
@@ -190,10 +195,10 @@ def test_secrets_in_tracebacks_and_events_never_appear(format: Literal["json", "
         "\ud800",
     ],
 )
-def test_active_characters_are_written_out(hostile: str, format: Literal["json", "console"]) -> None:
-    line = logged(format, image=hostile, **{"key" + hostile: 1})
+def test_active_characters_are_written_out(hostile: str, style: Literal["json", "console"]) -> None:
+    line = logged(style, image=hostile, **{"key" + hostile: 1})
     assert line.count("\n") == 1
-    text = json.dumps(json.loads(line), ensure_ascii=False) if format == "json" else line
+    text = json.dumps(json.loads(line), ensure_ascii=False) if style == "json" else line
     assert all(character.isprintable() for character in text.rstrip("\n"))
     line.encode()  # no lone surrogate is left
 
@@ -244,7 +249,7 @@ def test_size_and_nesting_are_bounded() -> None:
 
 
 def test_what_is_no_json_is_shown_as_text() -> None:
-    row = json.loads(logged(nan=float("nan"), path=object, numbers={1, 1}))
+    row = json.loads(logged(nan=float("nan"), path=object, numbers={1}))
     assert row["nan"] == "nan"
     assert row["numbers"] == [1]
     assert "object" in row["path"]
@@ -253,6 +258,10 @@ def test_what_is_no_json_is_shown_as_text() -> None:
 def test_the_standard_librarys_logging_takes_the_same_way() -> None:
     stream = Lines()
     configure_logging("info", "json", stream)
+    root = logging.getLogger()
+    root.handlers[:] = [
+        handler for handler in root.handlers if type(handler).__module__ == "sensor.log"
+    ]  # not pytest's own
     logging.getLogger("sqlalchemy.engine").info("SELECT ?")
     logging.getLogger("apscheduler.scheduler").warning("missed %s by %d", "job\n", 5)
     logging.getLogger("somewhere").warning("%d", "no number")
@@ -308,8 +317,15 @@ def test_any_text_becomes_inert(text: str) -> None:
     cleaned.encode()
 
 
+VALUES = st.recursive(
+    st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.binary()),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
+    max_leaves=20,
+)
+
+
 @settings(deadline=None, max_examples=100)
-@given(st.recursive(st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.binary()), lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=20))  # fmt: skip
+@given(VALUES)
 def test_any_value_becomes_one_line_of_json(value: Any) -> None:
     line = logged(value=value)
     assert line.count("\n") == 1

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
+
+from isal import igzip_lib, isal_zlib
 
 from sensor.advisories.feeds import FEEDS
 from sensor.advisories.feeds.feed import Feed
@@ -17,8 +22,9 @@ from sensor.errors import AdvisoryError
 from sensor.limits import Limits
 
 _COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-_ENCRYPTED = 1
-"""Bit of a zip member's general purpose flags (APPNOTE 4.4.4)."""
+_ENCRYPTED, _UTF8 = 0x1, 0x800
+"""Bits of a zip member's general purpose flags (APPNOTE 4.4.4)."""
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,7 @@ def opened(archive: Archive, limits: Limits) -> Iterator[Contents]:
                 file = stack.enter_context(archive.path.open("rb"))
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                 zipped = stack.enter_context(zipfile.ZipFile(file))
-                contents = _zip(archive, zipped, sha256, limits)
+                contents = _zip(archive, file, zipped.infolist(), sha256, limits)
         yield contents
 
 
@@ -97,7 +103,7 @@ def _translated(archive: Archive) -> Iterator[None]:
     except OSError as error:
         message = f"cannot read the advisory archive {archive.origin}: {error.strerror or error}"
         raise AdvisoryError(message, "check the path and its mode") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OverflowError) as error:
+    except (zipfile.BadZipFile, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise broken(archive, error) from error
 
 
@@ -105,23 +111,44 @@ def _feed_of(name: str) -> Feed | None:
     return next((feed for feed in FEEDS if feed.reads(name)), None)
 
 
-def _zip(archive: Archive, zipped: zipfile.ZipFile, sha256: str, limits: Limits) -> Contents:
-    infos = zipped.infolist()
+def _zip(archive: Archive, file: BinaryIO, infos: list[zipfile.ZipInfo], sha256: str, limits: Limits) -> Contents:
     if len(infos) > limits.advisory_records:
         raise broken(archive, f"it has {len(infos)} members, more than {limits.advisory_records}")
     chosen = [(info, feed) for info in infos if (feed := _feed_of(info.filename))]
     if any(info.flag_bits & _ENCRYPTED or info.compress_type not in _COMPRESSIONS for info, _ in chosen):
         raise broken(archive, "it is encrypted, or compressed in an unusual way")
-    # the reader stops at the declared size and then compares the checksum, so declared sizes bound what is inflated
+    # no member gives more than its declared size, so these bound what is inflated
     if sum(info.file_size for info, _ in chosen) > limits.advisory_inflated_bytes:
         raise broken(archive, f"it inflates to more than {limits.advisory_inflated_bytes} bytes")
 
     def files() -> Iterator[File]:
         for info, feed in chosen:
-            read = partial(_read, archive, partial(zipped.read, info))
+            read = partial(_read, archive, partial(_inflated, file, info))
             yield File(name=info.filename, feed=feed, size=info.file_size, read=read)
 
     return Contents(sha256=sha256, total=len(chosen), files=files())
+
+
+def _inflated(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
+    """One member (APPNOTE 4.3.7), never more than its declared size. The standard library's reader takes twice as long for files this small."""
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    signature, name_size, extra_size = _LOCAL_HEADER.unpack(header.ljust(_LOCAL_HEADER.size, b"\0"))
+    name = file.read(name_size).decode("utf-8" if info.flag_bits & _UTF8 else "cp437", "replace")
+    if signature != b"PK\x03\x04" or name != info.orig_filename:
+        raise zipfile.BadZipFile("a header does not agree with the directory at the end")
+    if info.compress_size > info.file_size + info.file_size // 64 + 1024:
+        raise zipfile.BadZipFile("a record is larger packed than unpacked")
+    file.seek(extra_size, os.SEEK_CUR)
+    data = file.read(info.compress_size)
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        try:
+            data = isal_zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
+        except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stubs declare it as a value
+            raise zipfile.BadZipFile("a record is damaged") from error
+    if len(data) != info.file_size or isal_zlib.crc32(data) != info.CRC:
+        raise zipfile.BadZipFile("a record has another size or checksum than declared")
+    return data
 
 
 def _directory(archive: Archive, limits: Limits) -> Contents:

@@ -131,7 +131,7 @@ def build_database(
         )
     new = target.with_name(f"{target.name}.new")
     staging = target.with_name(f"{target.name}.staging")
-    with _only_build(target), _scratch(new, staging):
+    with _only_build(target, new, staging):
         try:
             with contextlib.closing(_create(new, staging)) as connection:
                 build = _Build(connection, limits, moment)
@@ -330,12 +330,13 @@ def _create(new: Path, staging: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _only_build(target: Path) -> Iterator[None]:
-    """Hold the lock of this database's builds; the kernel lets go of it even after a kill."""
+def _only_build(target: Path, *scratch: Path) -> Iterator[None]:
+    """Hold the lock of this database's builds; the kernel lets go of it even after a kill. Removes scratch files before and after."""
     with contextlib.ExitStack() as stack:
         try:
             lock = stack.enter_context(target.with_name(f"{target.name}.lock").open("ab"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(*scratch)
         except BlockingIOError as error:
             raise AdvisoryError(
                 "another import of advisories is running", "wait for its end", retryable=True
@@ -343,19 +344,13 @@ def _only_build(target: Path) -> Iterator[None]:
         except OSError as error:
             message = f"cannot write the advisory database in {target.parent}: {error.strerror}"
             raise AdvisoryError(message, "check that state.directory exists and may be written") from error
+        stack.callback(_remove, *scratch)
         yield
 
 
-@contextlib.contextmanager
-def _scratch(*paths: Path) -> Iterator[None]:
-    """Remove what a killed build left behind, and what this one leaves."""
+def _remove(*paths: Path) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-    try:
-        yield
-    finally:
-        for path in paths:
-            path.unlink(missing_ok=True)
 
 
 def _reporter(

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
@@ -20,18 +19,18 @@ import msgspec
 from sensor.advisories.archive import Archive, check_archive
 from sensor.errors import AdvisoryError, DataError, NetworkError
 from sensor.limits import Limits
+from sensor.route import redirect_target, retry_after
 from sensor.storage import swap_file
-from sensor.transport import RETRY_STATUSES, Streamed, Transport, redirect_target, retry_after
+from sensor.transport import RETRY_STATUSES, Streamed, Transport
 
 ARCHIVE_NAME: Final = "all.zip"
 _ATTEMPTS: Final = 3
 _LONGEST_PAUSE: Final = 60.0
+"""Seconds that are waited when a server asks for it; after a longer pause the next update comes."""
 _REDIRECTS: Final = 5
 _UNCHANGED: Final = 304
 _ABSENT: Final = frozenset({404, 410})
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
-
-Sleep: TypeAlias = Callable[[float], Awaitable[None]]
 
 
 class _Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +57,6 @@ class Fetching:
     transport: Transport
     cache: Path
     limits: Limits
-    sleep: Sleep
 
     async def fetch(self, base: str, ecosystem: str) -> Fetched | None:
         """Bring the cached archive of an ecosystem up to date; None where the mirror does not have it.
@@ -85,14 +83,14 @@ class Fetching:
 
     async def _patiently(self, url: str, conditions: Mapping[str, str], part: Path) -> _Note | int | None:
         """As `_attempt`, repeated while that may help."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(_ATTEMPTS):
             try:
                 return await self._attempt(url, conditions, part)
             except NetworkError as error:
-                if attempt == _ATTEMPTS or not error.retryable:
+                asked = error.retry_after or 0.0
+                if attempt == _ATTEMPTS - 1 or not error.retryable or asked > _LONGEST_PAUSE:
                     raise
-                pause = error.retry_after or random.uniform(0, 2.0**attempt)
-            await self.sleep(min(pause, _LONGEST_PAUSE))
+            await self.transport.pause(attempt, asked)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     async def _attempt(self, url: str, conditions: Mapping[str, str], part: Path) -> _Note | int | None:

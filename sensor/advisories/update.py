@@ -24,7 +24,7 @@ from sensor.advisories.archive import Archive
 from sensor.advisories.build import BuildReport, Progress, build_database, revision_of
 from sensor.advisories.database import AdvisoryDatabase
 from sensor.advisories.feeds import FEEDS
-from sensor.advisories.fetch import ARCHIVE_NAME, Fetching, Sleep, last_good, shown
+from sensor.advisories.fetch import ARCHIVE_NAME, Fetching, last_good, shown
 from sensor.config.schema import Advisories
 from sensor.errors import AdvisoryError, SensorError
 from sensor.limits import DEFAULT_LIMITS, Limits
@@ -180,7 +180,6 @@ async def update(
     now: datetime | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[Progress], None] | None = None,
-    sleep: Sleep = asyncio.sleep,
 ) -> UpdateReport:
     """Gather archives from the configured sources and rebuild the database of `state` if any changed.
 
@@ -196,9 +195,9 @@ async def update(
             "set advisories.sources, or run harborguard-sensor advisories import",
         )
     cache = state / "advisories"
-    await asyncio.to_thread(_make_directory, cache)
+    await asyncio.to_thread(_make_directories, state, cache)
     gathering = _Gathering()
-    fetching = Fetching(transport=transport, cache=cache, limits=limits, sleep=sleep)
+    fetching = Fetching(transport=transport, cache=cache, limits=limits)
     with await asyncio.to_thread(_scratch_directory, cache) as scratch:
         for source in settings.sources:
             if source.startswith(("http://", "https://")):
@@ -256,12 +255,13 @@ def _compare(target: Path, archives: Sequence[Archive], limits: Limits) -> tuple
         database.close()
 
 
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"cannot make the directory {path}: {error.strerror}"
-        raise AdvisoryError(message, "check the owner and mode of state.directory") from error
+def _make_directories(*paths: Path) -> None:
+    for path in paths:
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"cannot make the directory {path}: {error.strerror}"
+            raise AdvisoryError(message, "check the owner and mode of state.directory") from error
 
 
 def _gather_local(source: str, scratch: Path, limits: Limits, gathering: _Gathering) -> None:

@@ -321,4 +321,11 @@ def _excluded(repository: str, decision: Decision, tags: Mapping[str, KnownTag])
     for tag, known in tags.items():
         if known.state is TagState.GONE or (known.state is TagState.SKIPPED and known.reason == decision.rule):
             continue
-        yield TagChange(kind=Kind.SKIPPED, repository=repository, tag=tag, digest=known.digest, reason=decision.rule)
+        yield TagChange(
+            kind=Kind.SKIPPED,
+            repository=repository,
+            tag=tag,
+            state=TagState.SKIPPED,
+            digest=known.digest,
+            reason=decision.rule,
+        )

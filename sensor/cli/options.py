@@ -39,3 +39,26 @@ def show_warnings(loaded: Loaded) -> None:
     """Say on stderr what is allowed but worth a look."""
     for warning in loaded.warnings:
         err.print(f"[yellow]warning:[/] {clean(warning)}")
+
+
+StateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        envvar="HARBORGUARD_SENSOR_STATE",
+        help="State directory (default: state.directory of the configuration; without one, the user's cache directory).",
+    ),
+]
+
+
+def state_directory(loaded: Loaded, override: Path | None) -> Path:
+    """Where a command keeps its state: what was asked for, else what the configuration says, else the user's cache directory.
+
+    The schema's default (/var/lib/...) belongs to the daemon; a user without a configuration must not need it.
+    """
+    if override is not None:
+        return override
+    if "state" in loaded.config.model_fields_set or DEFAULT_CONFIG.exists():
+        return Path(loaded.config.state.directory)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "harborguard-sensor"

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import Protocol
 
@@ -22,8 +23,8 @@ _OPEN = frozenset({"/api/health", "/api/ready"})
 _SENSOR_PATHS = ("/api/agent/", "/api/scans/upload")
 _LONGEST_KEY = 512
 
-AGENT = "agent"
-"""Where a request carries the id of the agent whose key came with it; set on sensor endpoints."""
+_AGENT: ContextVar[str] = ContextVar("agent")
+# each request has a task, and so a context, of its own
 
 
 class Role(StrEnum):
@@ -57,6 +58,11 @@ def presented_key(headers: Mapping[str, str]) -> Secret | None:
     return Secret(key) if 0 < len(key) <= _LONGEST_KEY else None
 
 
+def current_agent() -> str:
+    """The id of the agent whose key came with the request being handled; there is one on sensor endpoints only."""
+    return _AGENT.get()
+
+
 def guard(keys: Keys) -> Middleware:
     """The middleware that lets a request through, or answers 401 or 403. It runs before any body is read."""
 
@@ -75,7 +81,7 @@ def guard(keys: Keys) -> Middleware:
         if found[0] is not wanted:
             return _refuse(403, f"This needs the {'key of a sensor' if wanted is Role.SENSOR else 'admin key'}")
         if wanted is Role.SENSOR:
-            request[AGENT] = found[2]
+            _AGENT.set(found[2])
         return await handler(request)
 
     return check

@@ -17,13 +17,10 @@ from aiohttp.typedefs import Handler
 
 from sensor.console.auth import guard
 from sensor.console.store import METADATA, Clock, ConsoleError, ConsoleStore
-from sensor.console.views import STORE, reply, routes
+from sensor.console.views import MOST_BYTES, STORE, reply, routes
 from sensor.errors import StateError
 from sensor.secret import Secret
 from sensor.storage import open_storage
-
-MOST_BYTES = 10 * 1024 * 1024
-"""Of one request's body, inflated; the open-source control plane cuts bodies off here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +34,7 @@ class Console:
 
 def make_console(store: ConsoleStore) -> web.Application:
     """The console as an application."""
-    # aiohttp refuses bodies of this size and above, the contract those above
+    # aiohttp stops reading here; the exact bound is kept where the body is read
     app = web.Application(client_max_size=MOST_BYTES + 1, middlewares=[_answer_errors, guard(store)])
     app[STORE] = store
     app.add_routes(routes())

@@ -12,13 +12,15 @@ import msgspec
 from aiohttp import web
 
 from sensor.config.notation import has_host, split_url
-from sensor.console.auth import AGENT
+from sensor.console.auth import current_agent
 from sensor.console.results import list_findings, list_images, show_image, store_envelope
 from sensor.console.store import ConsoleError, ConsoleStore, host_of
 from sensor.control_plane.wire import Envelope, clean_text
 
 STORE: web.AppKey[ConsoleStore] = web.AppKey("store", ConsoleStore)
 
+MOST_BYTES = 10 * 1024 * 1024
+"""Of one request's body, inflated; the open-source control plane cuts bodies off here."""
 _SMALL_BODY = 256 * 1024
 """Everything but an envelope fits in here."""
 
@@ -111,10 +113,14 @@ def reply(value: object, status: int = 200) -> web.Response:
 
 
 async def _read(request: web.Request, kind: type[_Body]) -> _Body:
+    return parse_body(await _read_bytes(request, _SMALL_BODY), kind)
+
+
+async def _read_bytes(request: web.Request, most: int) -> bytes:
     body = await request.read()
-    if len(body) > _SMALL_BODY:
-        raise web.HTTPRequestEntityTooLarge(max_size=_SMALL_BODY, actual_size=len(body))
-    return parse_body(body, kind)
+    if len(body) > most:
+        raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=len(body))
+    return body
 
 
 def parse_body(body: bytes, kind: type[_Body]) -> _Body:
@@ -180,30 +186,25 @@ def _page(request: web.Request, default: int = 500, most: int = 5000) -> tuple[i
 # --- sensors ----------------------------------------------------------------------------------------------------------------------
 
 
-def _agent(request: web.Request) -> str:
-    agent: str = request[AGENT]
-    return agent
-
-
 async def _register(request: web.Request) -> web.Response:
     """Section 3.3; the answer also names the bound registry, as the hosted product does."""
     document = await _read(request, _Register)
-    registry = await request.app[STORE].register(_agent(request), msgspec.to_builtins(document))
+    registry = await request.app[STORE].register(current_agent(), msgspec.to_builtins(document))
     bound = {"registryId": registry["id"], "registryUrl": registry["url"]} if registry is not None else {}
-    return reply({"agentId": _agent(request), **bound})
+    return reply({"agentId": current_agent(), **bound})
 
 
 async def _heartbeat(request: web.Request) -> web.Response:
     """Section 3.4."""
     document = await _read(request, _Heartbeat)
     busy = max(document.active_scans, 1 if document.status == "scanning" else 0)
-    await request.app[STORE].beat(_agent(request), busy, document.uptime_seconds)
+    await request.app[STORE].beat(current_agent(), busy, document.uptime_seconds)
     return reply({"ok": True})
 
 
 async def _poll(request: web.Request) -> web.Response:
     """Section 4.1."""
-    return reply({"jobs": await request.app[STORE].claim_jobs(_agent(request))})
+    return reply({"jobs": await request.app[STORE].claim_jobs(current_agent())})
 
 
 async def _job_status(request: web.Request) -> web.Response:
@@ -212,14 +213,14 @@ async def _job_status(request: web.Request) -> web.Response:
     if document.status not in {"completed", "failed"}:
         raise ConsoleError(400, 'Status must be "completed" or "failed"', "status")
     outcome: Literal["completed", "failed"] = "completed" if document.status == "completed" else "failed"
-    await request.app[STORE].finish_job(_agent(request), request.match_info["job"], outcome, document.error)
+    await request.app[STORE].finish_job(current_agent(), request.match_info["job"], outcome, document.error)
     return reply({"ok": True})
 
 
 async def _upload(request: web.Request) -> web.Response:
     """Section 5; unlike there a repeated upload replaces the first."""
-    envelope = parse_envelope(await request.read())
-    stored = await store_envelope(request.app[STORE], _agent(request), envelope)
+    envelope = parse_envelope(await _read_bytes(request, MOST_BYTES))
+    stored = await store_envelope(request.app[STORE], current_agent(), envelope)
     return reply(
         {"success": True, "scanId": stored.scan, "imageId": stored.image}, status=201 if stored.created else 200
     )

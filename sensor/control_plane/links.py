@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from sensor.config.schema import Config, ControlPlane, Registry
 from sensor.errors import ConfigError
+from sensor.route import Route
 from sensor.secret import InPlace, SecretSource, describe_source
-from sensor.transport import Route
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ class LinkKeeper:
         active_scans: Callable[[], int],
         publish: Publish,
         clock: Callable[[], datetime],
+        registered_as: Callable[[str], None] = lambda _agent: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._client = client
@@ -48,6 +49,7 @@ class LinkKeeper:
         self._active_scans = active_scans
         self._publish = publish
         self._clock = clock
+        self._registered_as = registered_as
         self._sleep = sleep
         self._started = clock()
         self._state = ""
@@ -90,6 +92,7 @@ class LinkKeeper:
             scanner_versions={"harborguard-sensor": self._version},
         )
         self._agent = await self._client.register(registration)
+        self._registered_as(self._agent)
         self._registered.set()
         self._change("registered")
 

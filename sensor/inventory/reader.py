@@ -13,9 +13,9 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -24,17 +24,23 @@ from sensor.errors import DataError
 from sensor.limits import MIB, Limits
 from sensor.scan.child import LayerReading
 
+_Result = TypeVar("_Result")
+
 _PIPE_BYTES = MIB
 _COMPLAINT_BYTES = 64 * 1024
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from sensor.scan.child import main; raise SystemExit(main())"
 """With -I Python ignores the environment, the working directory and the user's packages; the package's own place goes last in the
 path, so that nothing beside it can stand in for a module of the standard library."""
 _ROOT = str(Path(sensor.__file__).resolve().parent.parent)
-_KEPT_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
+_KEPT_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 
 
 async def read_layer(
-    chunks: AsyncIterator[bytes], *, limits: Limits, progress: Callable[[int], None] | None = None
+    chunks: AsyncIterator[bytes],
+    *,
+    limits: Limits,
+    progress: Callable[[int], None] | None = None,
+    python: str = sys.executable,
 ) -> LayerReading:
     """Feed the bytes of one layer to a new scanning process and return its answer.
 
@@ -47,19 +53,11 @@ async def read_layer(
     idle = limits.child_idle_seconds
     with contextlib.ExitStack() as owned:
         complaints = owned.enter_context(os.fdopen(os.memfd_create("complaints"), "w+b"))
-        process, source, sink = await _start(limits, complaints.fileno(), owned)
+        process, source, sink = await _start(python, limits, complaints.fileno(), owned)
         try:
             await _feed(chunks, source, idle, progress)
             answer = await _collect(sink, limits)
-            async with asyncio.timeout(idle):
-                status = await process.wait()
-        except TimeoutError as error:
-            if process.returncode is not None:
-                raise
-            message = f"the scanning process neither took nor gave a byte for {idle:g} seconds"
-            raise DataError(
-                message, "the machine may be overloaded; otherwise report the image", retryable=True
-            ) from error
+            status = await _within(idle, process.wait())
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -78,7 +76,7 @@ async def read_layer(
 
 
 async def _start(
-    limits: Limits, complaints: int, owned: contextlib.ExitStack
+    python: str, limits: Limits, complaints: int, owned: contextlib.ExitStack
 ) -> tuple[asyncio.subprocess.Process, BinaryIO, BinaryIO]:
     """Start the process between two pipes; `owned` closes our ends of them."""
     theirs_in, ours_in = os.pipe()
@@ -93,7 +91,7 @@ async def _start(
         with contextlib.suppress(OSError):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        python,
         "-I",
         "-c",
         _START,
@@ -153,14 +151,27 @@ async def _collect(sink: BinaryIO, limits: Limits) -> bytes:
 
 
 async def _ready(descriptor: int, add: Callable[..., object], remove: Callable[[int], object], idle: float) -> None:
-    """Wait until the pipe can move again; TimeoutError after `idle` seconds."""
+    """Wait until the pipe can move again."""
     moved = asyncio.Event()
     add(descriptor, moved.set)
     try:
-        async with asyncio.timeout(idle):
-            await moved.wait()
+        await _within(idle, moved.wait())
     finally:
         remove(descriptor)
+
+
+async def _within(idle: float, what: Coroutine[object, object, _Result]) -> _Result:
+    """Wait for the process, but not for ever.
+
+    Raises:
+        DataError: nothing happened within `idle` seconds.
+    """
+    try:
+        async with asyncio.timeout(idle):
+            return await what
+    except TimeoutError as error:
+        message = f"the scanning process neither took nor gave a byte for {idle:g} seconds"
+        raise DataError(message, "the machine may be overloaded; otherwise report the image", retryable=True) from error
 
 
 def _death(status: int, complaint: bytes) -> DataError:

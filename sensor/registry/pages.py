@@ -15,10 +15,10 @@ import msgspec
 from sensor.limits import Limits
 from sensor.model.digest import is_digest
 from sensor.model.reference import is_repository, is_tag
-from sensor.registry.errors import UnexpectedAnswer, shown_url
+from sensor.registry.errors import UnexpectedAnswer, inert, shown_url
 from sensor.registry.port import Listing
 
-_LINK = re.compile(r"<([^>]*)>((?:\s*;\s*[^\s;,=]+(?:\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]*))?)*)")
+_LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[^\s;,=]+(?:\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]*))?)*)")
 _REL_NEXT = re.compile(r";\s*rel\s*=\s*(?:\"[^\"]*\bnext\b[^\"]*\"|next\b)", re.IGNORECASE)
 _MOST_LINK_CHARS = 16 * 1024
 _MOST_STALE_PAGES = 3
@@ -90,7 +90,8 @@ class Paging:
             return None
         following = self._resolve(url, target)
         if following is None:
-            self._stop(f"the next page is outside the registry: {shown_url(urljoin(url, target))}")
+            where = inert(target.partition("?")[0])
+            self._stop(f"the next page is outside the registry: {where}")
             return None
         if following in self._urls or self._stale >= _MOST_STALE_PAGES or self._empty >= _MOST_EMPTY_PAGES:
             self._stop("the pages go in a circle")

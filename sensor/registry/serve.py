@@ -58,8 +58,7 @@ def make_app(layout: Path, *, repository_default: str = "", limits: Limits = DEF
         NotARegistry: the directory is no image layout.
     """
     store = _Store(layout, repository_default or repository_name(layout), limits)
-    with contextlib.suppress(FileNotFoundError):
-        store.layout()
+    read_layout(layout, "images", limits)  # a mistake is told at the start, not at the first request
     app = web.Application(middlewares=[_protocol])
     app[_STORE] = store
     app.router.add_get("/v2/", _base)

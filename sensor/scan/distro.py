@@ -13,7 +13,6 @@ OS_RELEASE_PATHS: frozenset[str] = frozenset({"etc/os-release", "usr/lib/os-rele
 """Where the file stands; the first is often a symbolic link to the second."""
 
 _ESCAPED = re.compile(r"\\([\"$\\`'])")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _MOST_CHARACTERS = 200
 """Of one value that is kept; the longest real PRETTY_NAME has about 60."""
 
@@ -49,4 +48,4 @@ def _unquote(value: str) -> str:
             value = _ESCAPED.sub(r"\1", value)
     else:
         value = _ESCAPED.sub(r"\1", value)
-    return _UNPRINTABLE.sub("", value)[:_MOST_CHARACTERS].strip()
+    return "".join(filter(str.isprintable, value[:_MOST_CHARACTERS])).strip()

@@ -168,6 +168,8 @@ class Inflater:
             for piece in self._decoded(part):
                 self.inflated_bytes += len(piece)
                 if self.inflated_bytes > limits.layer_bytes:
+                    yield piece[: limits.layer_bytes - self.inflated_bytes]
+                    self.inflated_bytes = limits.layer_bytes
                     message = f"the layer inflates to more than {limits.layer_bytes} bytes"
                     raise LimitError(message)
                 if (

@@ -150,7 +150,7 @@ class _State:
             for cataloger, live in self._live[path].items()
         }
         below = files & self._directories
-        implied = {directory for path in (*files, *directories) for directory in _above(path)}
+        implied = _holders(files | directories)
         gone = files | directories | implied
         _forget(self._live, gone, below)
         _forget(self._os_release, gone, below)
@@ -224,6 +224,17 @@ def _above(path: str) -> Iterator[str]:
         yield path[:end]
         end = path.rfind("/", 0, end)
     yield ""
+
+
+def _holders(paths: set[str]) -> set[str]:
+    """All directories that hold any of these paths."""
+    holders: set[str] = set()
+    for path in {path.rpartition("/")[0] for path in paths}:
+        directory = path
+        while directory not in holders:
+            holders.add(directory)
+            directory = directory.rpartition("/")[0]
+    return holders
 
 
 def _forget(known: MutableMapping[str, _Value], exactly: set[str], below: set[str]) -> None:

@@ -99,6 +99,8 @@ class Behaviour:
     """Kind -> statuses of the next answers; 0 closes the connection without one."""
     retry_after: str = ""
     """Sent with a 429 or 503; `date:N` is an HTTP date N seconds from now."""
+    raw: dict[str, bytes] = field(default_factory=dict)
+    """Kind -> the body to send instead, with status 200."""
     html: Kind | None = None
     """Requests of this kind are answered with a web page."""
 
@@ -202,6 +204,8 @@ class FakeRegistry:
             await self._closing.wait()
         if behaviour.html == kind:
             return web.Response(text=HTML, content_type="text/html")
+        if kind in behaviour.raw:
+            return web.Response(body=behaviour.raw[kind], content_type="application/json")
         if statuses := behaviour.fail.get(kind):
             if (status := statuses.pop(0)) == 0:
                 _cut(request)
@@ -357,7 +361,7 @@ class FakeRegistry:
             case "empty":
                 page, more = [], True
             case "elsewhere":
-                following, more = f"{self.storage_url}{following}", True
+                following, more = f"http://localhost:{self._storage_port}{following}", True
             case "outer":
                 following = f"https://127.0.0.1{following}"
             case "normal":

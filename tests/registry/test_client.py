@@ -133,7 +133,10 @@ async def test_a_manifest_served_as_an_index_is_refused(images: Images, connect:
 
 
 async def test_a_shapeless_content_type_leaves_the_word_to_the_document(images: Images, connect: Connect) -> None:
-    async with FakeRegistry(images.store.root, Behaviour(manifest_type="text/plain")) as fake, connect(fake.url) as client:
+    async with (
+        FakeRegistry(images.store.root, Behaviour(manifest_type="text/plain")) as fake,
+        connect(fake.url) as client,
+    ):
         assert (await client.manifest("team/app", "v1")).media_type == OCI_MANIFEST
 
 
@@ -201,7 +204,13 @@ async def test_pages_are_followed_by_their_links(images: Images, connect: Connec
 async def test_a_registry_with_a_smaller_page_limit_is_asked_for_less(images: Images, connect: Connect) -> None:
     async with FakeRegistry(images.store.root, Behaviour(most_n=100)) as fake, connect(fake.url) as client:
         assert len((await client.repositories()).names) == 4
-        assert [seen.query for seen in fake.seen if seen.kind == "catalog"] == ["n=1000", "n=500", "n=250", "n=125", "n=62"]
+        assert [seen.query for seen in fake.seen if seen.kind == "catalog"] == [
+            "n=1000",
+            "n=500",
+            "n=250",
+            "n=125",
+            "n=62",
+        ]
 
 
 async def test_a_registry_that_hates_n_is_asked_without(images: Images, connect: Connect) -> None:
@@ -220,7 +229,9 @@ async def test_a_registry_that_hates_n_is_asked_without(images: Images, connect:
     ("pages", "reason"),
     [("loop", "circle"), ("stale", "circle"), ("endless", "more than 7 pages"), ("elsewhere", "outside the registry")],
 )
-async def test_a_misleading_listing_is_cut_and_partial(images: Images, connect: Connect, pages: str, reason: str) -> None:
+async def test_a_misleading_listing_is_cut_and_partial(
+    images: Images, connect: Connect, pages: str, reason: str
+) -> None:
     behaviour = Behaviour(pages=pages, page=2)  # type: ignore[arg-type]
     async with (
         FakeRegistry(images.store.root, behaviour) as fake,
@@ -281,7 +292,9 @@ async def test_a_catalogue_that_may_not_be_listed_is_not_an_empty_one(images: Im
 
 
 @pytest.mark.parametrize("status", [403, 404, 405])
-async def test_a_registry_without_a_catalogue_cannot_be_enumerated(images: Images, connect: Connect, status: int) -> None:
+async def test_a_registry_without_a_catalogue_cannot_be_enumerated(
+    images: Images, connect: Connect, status: int
+) -> None:
     behaviour = Behaviour(fail={"catalog": [status]})
     async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
         with pytest.raises(CannotEnumerate, match=str(status)):
@@ -315,7 +328,9 @@ async def test_a_kind_may_list_in_its_own_way(images: Images, connect: Connect) 
 
 async def test_not_found_names_the_request(images: Images, connect: Connect) -> None:
     async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
-        with pytest.raises(RegistryNotFound, match=r"GET http://127.0.0.1:\d+/v2/team/app/manifests/nosuch: status 404"):
+        with pytest.raises(
+            RegistryNotFound, match=r"GET http://127.0.0.1:\d+/v2/team/app/manifests/nosuch: status 404"
+        ):
             await client.manifest("team/app", "nosuch")
         with pytest.raises(RegistryNotFound, match="HEAD"):
             await client.head("team/app", "nosuch")
@@ -351,10 +366,10 @@ async def test_a_web_page_is_not_a_registry(images: Images, connect: Connect, ki
 
 
 async def test_server_errors_are_repeated_and_then_told(images: Images, connect: Connect, pauses: Pauses) -> None:
-    behaviour = Behaviour(fail={"tags": [500, 502, 0]})
+    behaviour = Behaviour(fail={"tags": [500, 502, 0, 0]})
     async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
         assert (await client.tags("team/app")).names
-        assert len(pauses.taken) == 3
+        assert len(pauses.taken) == 3  # the client library repeats a reset of a kept connection once by itself
         fake.behaviour.fail = {"tags": [503] * 5}
         with pytest.raises(RegistryUnavailable, match="503") as raised:
             await client.tags("team/app")
@@ -380,7 +395,10 @@ async def test_a_429_that_asks_for_too_much_is_handed_up_and_parks_the_host(
             await client.manifest("team/app", "v1")
         assert raised.value.retry_after == 600
         before = fake.count()
-        for request in (client.tags("team/app"), anext(client.blob("team/app", Descriptor(digest=images.app.digest, size=1)))):
+        for request in (
+            client.tags("team/app"),
+            anext(client.blob("team/app", Descriptor(digest=images.app.digest, size=1))),
+        ):
             with pytest.raises(RegistryRateLimited) as again:
                 await request
             assert again.value.retry_after is not None
@@ -401,14 +419,14 @@ async def test_a_hanging_registry_is_given_up(images: Images, connect: Connect) 
             await client.manifest("team/app", "v1")
 
 
-async def test_malformed_lists_are_unexpected(images: Images, connect: Connect) -> None:
-    async def text(_client: RegistryClient) -> Listing:
-        raise AssertionError
-
-    images.store.corrupt(images.app.digest, b"not json")
-    async with FakeRegistry(images.store.root, Behaviour(tags={"a": 1})) as fake, connect(fake.url) as client:  # type: ignore[arg-type]
-        with pytest.raises((UnexpectedAnswer, RegistryUnavailable)):
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"tags": {}}', b"{" * 5000, b'{"tags":' + b"[" * 100_000])
+async def test_malformed_lists_are_unexpected(images: Images, connect: Connect, body: bytes) -> None:
+    behaviour = Behaviour(raw={"tags": body, "catalog": body.replace(b"tags", b"repositories")})
+    async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
+        with pytest.raises(UnexpectedAnswer, match="not a list of tags"):
             await client.tags("team/app")
+        with pytest.raises(UnexpectedAnswer, match="not a list of repositories"):
+            await client.repositories()
 
 
 # -- ping --------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from sensor.advisories.feeds.feed import Dropped, Feed, Parsed, Record
 from sensor.errors import DataError
 from sensor.limits import Limits
 from sensor.model.advisory import Advisory, Affected, Range
+from sensor.scan.severity import severity_of_word
 from sensor.versions import order_of
 from sensor.versions.names import base_ecosystem, normal_name
 
@@ -119,7 +120,9 @@ def parse(data: bytes, limits: Limits) -> Parsed:
     severity = _severity(osv)
     rating = _rating(osv)
     # The judgement of a record about other ecosystems serves the records of the same vulnerability that carry none.
-    lends_severity = bool(severity or rating) and any(_CVE.fullmatch(name) for name in (osv.id, *aliases, *upstream))
+    lends_severity = bool(severity or severity_of_word(rating)) and any(
+        _CVE.fullmatch(name) for name in (osv.id, *aliases, *upstream)
+    )
     if not affected and not lends_severity:
         return Dropped(id=osv.id, modified=modified, reason="nothing-usable", unsupported=unsupported, empty=empty)
     advisory = Advisory(
@@ -245,7 +248,10 @@ def _severity(osv: _Osv) -> tuple[tuple[str, str], ...]:
 
 
 def _rating(osv: _Osv) -> str:
-    """The source's own word: of the record (GitHub, Bitnami), of an entry (Azure Linux, Ubuntu), or before an erratum's summary."""
+    """The source's own word: of the record (GitHub, Bitnami), of an entry (Azure Linux, Ubuntu), or before an erratum's summary.
+
+    A word that judges nothing ("Unknown") is taken only where there is no other.
+    """
     words = [_word(osv.database_specific.severity)] if osv.database_specific else []
     words += [severity.score for severity in osv.severity or () if severity.type == "Ubuntu"]
     for claim in osv.affected or ():
@@ -256,7 +262,7 @@ def _rating(osv: _Osv) -> str:
     rated = _RATED_SUMMARY.match(osv.summary or "")
     if rated and _is_distro(osv):
         words.append(rated[1])
-    return next((word for word in words if word), "")
+    return next(filter(severity_of_word, words), next(filter(None, words), ""))
 
 
 def _word(value: object) -> str:

@@ -7,47 +7,44 @@ The database is one text file; a stanza is one package, a line one letter, a col
 from __future__ import annotations
 
 import re
-from itertools import takewhile
+from io import BytesIO
 
 from sensor.limits import Limits
 from sensor.model.package import Evidence
 from sensor.scan.packages.ecosystem import Content, Ecosystem, Findings, is_metadata_name, is_program_directory
+from sensor.scan.packages.stanzas import blocks
 
 _DATABASES = frozenset({"lib/apk/db/installed", "usr/lib/apk/db/installed"})
+_WANTED = (b"P", b"V", b"A", b"o", b"L", b"T")
+"""Name, version, architecture, origin, licence, description."""
 _TIMESTAMP = re.compile(r"\d{8}\.\d{6}|0")
 """The version that `apk add --virtual` gives to its invention."""
 
 
 def _read(path: str, content: Content, limits: Limits) -> Evidence:
     findings = Findings(ECOSYSTEM.name, path, limits)
-    data = content.read()
-    if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n")
-    for block in data.split(b"\n\n"):
-        if block and not block.isspace():
-            _note(block.split(b"\n"), findings)
+    for block in blocks(content.read()):
+        if findings.is_full():
+            break
+        _note(block, findings)
     return findings.evidence()
 
 
-def _note(lines: list[bytes], findings: Findings) -> None:
+def _note(block: bytes, findings: Findings) -> None:
     """One package and the files of it that matter. Everything about the package itself stands before its first directory."""
-    head = takewhile(lambda line: not line.startswith(b"F:"), lines)
-    values = {line[:1]: line[2:].decode("utf-8", "replace") for line in head if line[1:2] == b":"}
-    name, version, origin = (values.get(letter, "") for letter in (b"P", b"V", b"o"))
-    has_files = any(line.startswith(b"R:") for line in lines)
-    if not origin and not has_files and _is_virtual(name, version, values.get(b"T", "")):
+    head, _, files = block.partition(b"\nF:")
+    values = {line[:1]: line[2:] for line in BytesIO(head) if line[:1] in _WANTED and line[1:2] == b":"}
+    name, version, arch, origin, licence, description = (
+        values.get(letter, b"").decode("utf-8", "replace").strip() for letter in _WANTED
+    )
+    has_files = b"\nR:" in files
+    if not origin and not has_files and _is_virtual(name, version, description):
         return
     noted = findings.package(
-        "apk",
-        name,
-        version,
-        arch=values.get(b"A", ""),
-        source_name=origin or name,
-        source_version=version,
-        license=values.get(b"L", ""),
+        "apk", name, version, arch=arch, source_name=origin or name, source_version=version, license=licence
     )
     if noted and has_files:
-        _note_files(lines, name.strip(), findings)
+        _note_files(files, name, findings)
 
 
 def _is_virtual(name: str, version: str, description: str) -> bool:
@@ -55,15 +52,16 @@ def _is_virtual(name: str, version: str, description: str) -> bool:
     return name.startswith(".") or description == "virtual meta package" or _TIMESTAMP.fullmatch(version) is not None
 
 
-def _note_files(lines: list[bytes], owner: str, findings: Findings) -> None:
+def _note_files(files: bytes, owner: str, findings: Findings) -> None:
+    """Directories (`F:`, whose first letter was cut off with the head) and after each the files in it (`R:`)."""
     directory, holds_programs = "", False
-    for line in lines:
+    for line in BytesIO(b"F:" + files):
         letter = line[:2]
         if letter == b"F:":
-            directory = line[2:].decode("utf-8", "replace").strip("/")
+            directory = line[2:].decode("utf-8", "replace").strip().strip("/")
             holds_programs = is_program_directory(directory)
         elif letter == b"R:":
-            name = line[2:].decode("utf-8", "replace")
+            name = line[2:].decode("utf-8", "replace").rstrip("\n")
             if holds_programs or is_metadata_name(name):
                 findings.own(f"{directory}/{name}" if directory else name, owner)
 

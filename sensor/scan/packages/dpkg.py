@@ -7,11 +7,12 @@ package. dpkg's own pages: deb-control(5), dpkg(1) "Package states".
 from __future__ import annotations
 
 import re
+from io import BytesIO
 
 from sensor.limits import Limits
 from sensor.model.package import Evidence
 from sensor.scan.packages.ecosystem import Content, Ecosystem, Findings, is_metadata_name, is_program_directory
-from sensor.scan.packages.stanzas import Stanza, read_stanzas
+from sensor.scan.packages.stanzas import Stanza, blocks, read_stanza
 
 _STATUS = "var/lib/dpkg/status"
 _STATUS_D = "var/lib/dpkg/status.d"
@@ -35,8 +36,10 @@ def _read(path: str, content: Content, limits: Limits) -> Evidence:
     if path.startswith(f"{_INFO}/"):
         _read_list(path, content.read(), findings)
     else:
-        for stanza in read_stanzas(content.read(), _WANTED):
-            _note(stanza, findings)
+        for block in blocks(content.read()):
+            if findings.is_full():
+                break
+            _note(read_stanza(block, _WANTED), findings)
     return findings.evidence()
 
 
@@ -61,8 +64,8 @@ def _note(stanza: Stanza, findings: Findings) -> None:
 def _read_list(path: str, data: bytes, findings: Findings) -> None:
     """The files of the package after which the list is named (`NAME.list`, `NAME:ARCH.list`)."""
     owner = path.rpartition("/")[2].removesuffix(".list").partition(":")[0]
-    for line in data.decode("utf-8", "replace").split("\n"):
-        directory, _, name = line.strip("\r").lstrip("/").rpartition("/")
+    for line in BytesIO(data):
+        directory, _, name = line.decode("utf-8", "replace").rstrip("\r\n").lstrip("/").rpartition("/")
         if name and (is_metadata_name(name) or is_program_directory(directory)):
             findings.own(f"{directory}/{name}" if directory else name, owner)
 

@@ -91,7 +91,6 @@ class HeldContent:
 
 
 _PROGRAM_DIRECTORY = re.compile(r"(?:^|/)(?:bin|sbin|libexec|cli-plugins|pkg/tool)/")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 
 
 def is_metadata_name(name: str) -> bool:
@@ -107,7 +106,10 @@ def is_program_directory(directory: str) -> bool:
 
 def clean_text(text: str, most: int) -> str:
     """The text without what a terminal could take for a command, cut to `most` characters."""
-    return text.strip() if text.isprintable() and len(text) <= most else _UNPRINTABLE.sub(" ", text[:most]).strip()
+    text = text[:most]
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    return text.strip()
 
 
 class Findings:
@@ -127,6 +129,7 @@ class Findings:
         "_owns",
         "_packages",
         "_path",
+        "_records",
     )
 
     def __init__(self, cataloger: str, path: str, limits: Limits) -> None:
@@ -134,11 +137,12 @@ class Findings:
         self._packages: dict[Package, None] = {}
         self._owns: dict[tuple[str, str], None] = {}
         self._gaps: list[Gap] = []
-        self._more_packages = self._more_owned = self._more_gaps = 0
+        self._more_packages = self._more_owned = self._more_gaps = self._records = 0
 
     def package(self, kind: PackageType, name: str, version: str, **texts: str) -> bool:
         """Note a package; `texts` are further fields of `Package`. False when its identity was refused, which is then a gap."""
         most = self._limits.record_text_chars
+        self._records += 1
         name, version = name.strip(), version.strip()
         for word, text in (("name", name), ("version", version)):
             if not text or len(text) > most or not text.isprintable():
@@ -150,6 +154,15 @@ class Findings:
             return False
         cleaned = {field: clean_text(text, most) for field, text in texts.items() if text}
         self._packages[Package(type=kind, name=name, version=version, path=self._path, **cleaned)] = None
+        return True
+
+    def is_full(self) -> bool:
+        """Whether so many records, good or bad, were noted that reading must stop; that it did is noted as a gap."""
+        if self._records < self._limits.packages_per_layer:
+            return False
+        self._gaps.append(
+            Gap(kind="limit", subject=self._path, reason=f"only the first {self._records} records are read")
+        )
         return True
 
     def own(self, path: str, owner: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from sensor.errors import DataError
 from sensor.limits import Limits
@@ -24,6 +25,8 @@ _FIND = re.compile(re.escape(NEEDLE)).finditer
 
 _HEADER_BYTES = 32
 _ALIGNMENT = 16
+_MOST_CANDIDATES = 1_000
+"""Places that are tried in one file; a program has one record, and one that reads such records perhaps two."""
 _BIG_ENDIAN, _INLINE = 1, 2
 _SENTINEL_BYTES = 16
 _MOST_VARINT_BYTES = 10
@@ -64,7 +67,8 @@ def _find_record(view: memoryview, limits: Limits) -> tuple[str, str] | None:
     """
     elf, section = _tables(view)
     candidates = [section.offset] if section else []
-    candidates += (match.start() for match in _FIND(view) if match.start() % _ALIGNMENT == 0)
+    aligned = (match.start() for match in _FIND(view) if match.start() % _ALIGNMENT == 0)
+    candidates += islice(aligned, _MOST_CANDIDATES)
     fault: DataError | None = None
     for start in dict.fromkeys(candidates):
         if view[start : start + len(NEEDLE)] != NEEDLE:

@@ -15,7 +15,7 @@ from sensor.errors import DataError
 from sensor.limits import Limits
 from sensor.model.package import Evidence
 from sensor.scan.packages import rpm_header as tags
-from sensor.scan.packages.ecosystem import Content, Ecosystem, Findings
+from sensor.scan.packages.ecosystem import Content, Ecosystem, Findings, clean_text
 from sensor.scan.packages.rpm_header import RpmHeader
 
 _DIRECTORIES = frozenset({"var/lib/rpm", "usr/lib/sysimage/rpm", "usr/share/rpm"})
@@ -84,8 +84,14 @@ def _headers(path: str, content: Content, limits: Limits, findings: Findings) ->
             _confine(database, limits)
             _expect_plain_table(path, database)
             yield from _rows(database, content.size, limits, findings)
-    except sqlite3.Error as error:
-        message = f"{path} is not a readable rpm database: {error}"
+    except (
+        sqlite3.Error,
+        UnicodeDecodeError,
+    ) as error:  # SQLite quotes the schema in its messages, whatever bytes are in it
+        reason = (
+            "" if isinstance(error, UnicodeDecodeError) else f": {clean_text(str(error), limits.record_text_chars)}"
+        )
+        message = f"{path} is not a readable rpm database{reason}"
         raise DataError(message) from error
 
 

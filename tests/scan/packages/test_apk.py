@@ -1,5 +1,7 @@
 """apk: origins, virtual packages, letters whose case matters, and claimed files."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,6 +115,15 @@ def test_a_bad_stanza_is_a_gap_and_the_next_one_is_read(stanza: str) -> None:
 
     assert [package.name for package in evidence.packages] == ["libssl3"]
     assert [gap.subject for gap in evidence.gaps] == [INSTALLED]
+
+
+def test_reading_stops_at_the_limit_of_records() -> None:
+    limits = replace(DEFAULT_LIMITS, packages_per_layer=2)
+
+    evidence = ECOSYSTEM.read(INSTALLED, HeldContent(b"P:a\nV:1\n\n" * 2 + b"P:b\nV:1\n"), limits)
+
+    assert [package.name for package in evidence.packages] == ["a"]
+    assert [gap.kind for gap in evidence.gaps] == ["limit"]
 
 
 def test_long_lines_and_windows_line_ends_are_fine() -> None:

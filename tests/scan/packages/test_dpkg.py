@@ -1,6 +1,7 @@
 """dpkg: the database of this machine against dpkg-query, every state, distroless stanzas, lists of files."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,16 @@ def test_a_bad_stanza_is_a_gap_and_the_next_one_is_read(stanza: bytes) -> None:
 
     assert [package.name for package in evidence.packages] == ["good"]
     assert [gap.subject for gap in evidence.gaps] == [STATUS]
+
+
+def test_reading_stops_at_the_limit_of_records() -> None:
+    limits = replace(DEFAULT_LIMITS, packages_per_layer=3)
+    data = b"Package: a\n\n" + b"".join(b"Package: p%d\nVersion: 1\n\n" % number for number in range(9))
+
+    evidence = ECOSYSTEM.read(STATUS, HeldContent(data), limits)
+
+    assert [package.name for package in evidence.packages] == ["p0", "p1"]
+    assert [gap.kind for gap in evidence.gaps] == ["unreadable", "limit"]
 
 
 def test_a_line_of_megabytes_is_only_a_long_line() -> None:

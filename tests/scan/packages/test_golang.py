@@ -174,6 +174,14 @@ def test_a_record_that_lies_is_unreadable(record: bytes) -> None:
         read(elf(record, section=True, padded=False))
 
 
+def test_no_more_than_a_thousand_places_are_tried() -> None:
+    decoys = (NEEDLE + b"\x03\x00") * 999
+
+    assert told(elf(decoys + inline_record("go1.21.4", b""), section=False)) == [("stdlib", "1.21.4")]
+    with pytest.raises(DataError):
+        read(elf(decoys + decoys + inline_record("go1.21.4", b""), section=False))
+
+
 @pytest.mark.parametrize("field", [range(32, 40), range(40, 48), range(54, 58), range(58, 64)])
 def test_tables_that_lie_do_not_hide_the_record(field: range) -> None:
     data = bytearray(elf(inline_record("go1.21.4", wrapped(MODULES))))

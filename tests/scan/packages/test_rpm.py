@@ -248,6 +248,14 @@ def test_records_that_share_pages_are_refused(tmp_path: Path) -> None:
         read(bytes(data))
 
 
+def test_a_schema_that_is_not_utf8_is_unreadable(tmp_path: Path) -> None:
+    data = database(tmp_path / "db", BASH).replace(b"PRIMARY KEY", b"PRIM\x80\x1b[ KEY")
+
+    with pytest.raises(DataError, match="is not a readable rpm database") as caught:
+        read(data)
+    assert caught.value.message.isprintable()
+
+
 @pytest.mark.parametrize("size", [0, 16, 99, 100, 512, 4096, 8192])
 def test_a_cut_off_database_is_unreadable(tmp_path: Path, size: int) -> None:
     data = database(tmp_path / "db", *(replace(BASH, name=f"package-{number}") for number in range(50)))

@@ -1,0 +1,165 @@
+"""What is in one digest and what is vulnerable in it: manifest, platforms, inventory, match. Stores layers and nothing else.
+
+The step that a sweep's scan, a job and the command `scan` share. Leaves queueing, storing results and reporting to `pipeline`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from sensor import events
+from sensor.advisories.shelf import AdvisoryShelf
+from sensor.errors import SensorError
+from sensor.events import Publish
+from sensor.inventory.image import (
+    InventoriedImage,
+    NoPlatform,
+    NotAnImage,
+    ResolvedImage,
+    inventory_image,
+    resolve_image,
+)
+from sensor.inventory.images import ImageStore
+from sensor.inventory.layers import Layers
+from sensor.model.digest import Digest
+from sensor.model.finding import ImageResult
+from sensor.model.manifest import Platform
+from sensor.model.reference import Reference
+from sensor.registry.port import Registry
+from sensor.scan.match import match_inventory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One platform of one image: the inventory and what it cost, and the result."""
+
+    image: InventoriedImage
+    result: ImageResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of one digest: results, or the reason why there are none."""
+
+    digest: Digest
+    judged: tuple[Judged, ...] = ()
+    skipped: NotAnImage | NoPlatform | None = None
+
+    @property
+    def skip_reason(self) -> str:
+        """Why there is no result, in words."""
+        return self.skipped.reason if self.skipped is not None else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an image was found: a name for people and events, the registry's client, the reference."""
+
+    name: str
+    client: Registry
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """The collaborators."""
+
+    layers: Layers
+    images: ImageStore
+    advisories: AdvisoryShelf
+    publish: Publish
+    clock: Callable[[], datetime]
+
+    async def judge(
+        self, place: Place, target: str, platforms: Sequence[Platform], *, accept_gaps: bool = False
+    ) -> Verdict:
+        """Inventory and match every platform of what `target` (a digest or tag) names.
+
+        With `accept_gaps` a layer that the scanning process cannot read is a gap instead of a failure.
+
+        Raises:
+            SensorError: the registry, the image or the state database did not let it; nothing of it counts.
+        """
+        fetched = await place.client.manifest(place.reference.repository, target)
+        found: list[ResolvedImage] = []
+        skipped: NotAnImage | NoPlatform | None = None
+        for platform in platforms:
+            resolved = await resolve_image(
+                place.client, place.reference.repository, fetched, platform, self.layers.limits
+            )
+            if not isinstance(resolved, ResolvedImage):
+                skipped = skipped or resolved
+            elif resolved.digest not in {image.digest for image in found}:
+                found.append(resolved)
+        judged: list[Judged] = []
+        for image in found:
+            # the control plane's digest is unique: the index speaks for its first platform, further ones for themselves
+            identity = image.subject if not judged else image.digest
+            judged.append(await self._judge_platform(place, image, identity, accept_gaps=accept_gaps))
+        return Verdict(digest=fetched.digest, judged=tuple(judged), skipped=None if judged else skipped)
+
+    async def _judge_platform(
+        self, place: Place, image: ResolvedImage, identity: Digest, *, accept_gaps: bool
+    ) -> Judged:
+        started, began = self.clock(), time.monotonic()
+        self.publish(
+            events.ImageStarted(
+                at=started,
+                registry=place.name,
+                reference=str(place.reference),
+                digest=image.subject,
+                layers=len(image.manifest.layers),
+                bytes_total=image.bytes_total,
+            )
+        )
+        try:
+            taken = await inventory_image(
+                place.client,
+                place.reference.repository,
+                image,
+                layers=self.layers,
+                images=self.images,
+                publish=self.publish,
+                accept_gaps=accept_gaps,
+            )
+        except SensorError:
+            self.publish(events.ImageStopped(digest=image.subject))
+            raise
+        match = await self.advisories.use(partial(match_inventory, taken.inventory))
+        result = ImageResult(
+            reference=str(place.reference),
+            digest=identity,
+            inventory=taken.inventory,
+            match=match,
+            started_at=rfc3339(started),
+            finished_at=rfc3339(self.clock()),
+        )
+        self.publish(self._scanned(place, taken, result, time.monotonic() - began))
+        return Judged(image=taken, result=result)
+
+    def _scanned(
+        self, place: Place, taken: InventoriedImage, result: ImageResult, seconds: float
+    ) -> events.ImageScanned:
+        return events.ImageScanned(
+            at=self.clock(),
+            registry=place.name,
+            reference=result.reference,
+            digest=taken.subject,
+            status=result.status,
+            packages=len(taken.inventory.packages),
+            counts={str(severity): count for severity, count in result.counts().items()},
+            gaps=tuple(f"{gap.kind}: {gap.subject}: {gap.reason}" for gap in result.gaps),
+            layers_fetched=taken.layers_fetched,
+            layers_cached=taken.layers_cached,
+            bytes_fetched=taken.bytes_fetched,
+            seconds=seconds,
+        )
+
+
+def rfc3339(moment: datetime) -> str:
+    """A time as the wire wants it: UTC with `Z`, milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

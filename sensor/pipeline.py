@@ -1,0 +1,365 @@
+"""One sweep of a registry, one scan of a digest, one job, one re-match: the file to read first.
+
+    sweep   crawl -> diff -> one transaction: the catalogue advances, new digests are queued
+    scan    judge (manifest -> platforms -> layers not in the cache -> squash -> match) -> one transaction: the result is stored, the
+            digest is done, the outbox is filled
+    job     the same for what a control plane names; it is answered whatever happens
+    rematch every stored inventory against new advisories, without a registry; changed results go to the outbox
+
+Everything is passed in (see daemon/app.py). Decides nothing about when: triggers submit, workers call. A crash repeats work, never loses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Protocol
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from sensor import events
+from sensor.catalog.crawl import crawl
+from sensor.catalog.diff import Crawl, Diff, DigestState, diff_catalogue
+from sensor.catalog.snapshots import Snapshots, Standing
+from sensor.config import schema
+from sensor.control_plane import wire
+from sensor.control_plane.jobs import scanner_notes
+from sensor.control_plane.links import Link
+from sensor.errors import DataError, SensorError
+from sensor.inventory.image import NotAnImage
+from sensor.inventory.images import StoredImage, result_fingerprint
+from sensor.judge import Judge, Judged, Place, Verdict, rfc3339
+from sensor.model.digest import Digest
+from sensor.model.finding import ImageResult
+from sensor.model.manifest import Platform
+from sensor.model.reference import Reference, parse_reference
+from sensor.model.request import JobRequest, Lane, ScanRequest, SweepRequest
+from sensor.registry.errors import RegistryNotFound
+from sensor.registry.port import Registry
+from sensor.report.document import FailedScan, envelope, failed_envelope
+from sensor.report.entries import Kind, NewEntry, put
+from sensor.report.outbox import new_scan_id
+from sensor.scan.match import match_inventory
+from sensor.storage import Storage
+from sensor.work.queue import Item, TableQueue
+
+LAST_ATTEMPT = 3
+"""From this attempt on a layer that cannot be read is a gap, and a job is answered: somebody waits for it."""
+_FIRST_RETRY, _LONGEST_RETRY = timedelta(minutes=1), timedelta(hours=6)
+_HOPELESS_RETRY = timedelta(hours=24)
+"""Errors that need a change of configuration are tried again daily: the change may have come."""
+
+
+class Sites(Protocol):
+    """The registries and links in force; both change when the configuration is reloaded."""
+
+    def names(self) -> tuple[str, ...]:
+        """The configured registries."""
+
+    def registry(self, name: str) -> tuple[schema.Registry, Registry]:
+        """A configured registry and its client; ConfigError when it left the configuration."""
+
+    def registry_for(self, reference: Reference, link: str) -> tuple[schema.Registry, Registry]:
+        """The registry that serves a reference which a link's job names; ConfigError when there is none."""
+
+    def platforms(self, settings: schema.Registry) -> tuple[Platform, ...]:
+        """The platforms to scan, the one reported under the index digest first."""
+
+    def link_for(self, registry: str) -> Link | None:
+        """The link over which a registry reports."""
+
+    def identity(self, link: str) -> wire.Sensor:
+        """What this sensor calls itself on a link."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """The collaborators of all four lines of work."""
+
+    storage: Storage
+    queue: TableQueue
+    snapshots: Snapshots
+    judge: Judge
+    sites: Sites
+    filled: Callable[[], None]
+    """Told when something was put into the outbox."""
+
+    def _now(self) -> datetime:
+        return self.judge.clock()
+
+    def _publish(self, event: events.Event) -> None:
+        self.judge.publish(event)
+
+    async def sweep(self, work: SweepRequest, item: Item) -> None:
+        """Look at one registry and queue what is new. What goes wrong in the registry is in the result, not raised."""
+        settings, client = self.sites.registry(work.registry)
+        name = settings.name
+        self._publish(events.SweepStarted(at=self._now(), registry=name, reason=work.reason))
+        known = await self.snapshots.known(name)
+        seen = await crawl(client, settings, known=known)
+        diff = diff_catalogue(known, seen)
+        async with self.storage.transaction() as connection:
+            advance = await self.snapshots.advance(connection, diff, self._now())
+            for place in advance.queued:
+                request = ScanRequest(registry=name, repository=place.repository, tag=place.tag, digest=place.digest)
+                await self.queue.put(request, Lane.NEW, connection=connection)
+            await self.queue.done(item, connection=connection)
+        self.queue.wake()
+        await self._tell(seen, diff)
+
+    async def scan(self, work: ScanRequest, item: Item) -> None:
+        """Judge one digest that a sweep selected, and report it."""
+        settings, client = self.sites.registry(work.registry)
+        reference = Reference(registry=client.host, repository=work.repository, tag=work.tag)
+        place = Place(name=work.registry, client=client, reference=reference)
+        platforms = self.sites.platforms(settings)
+        try:
+            verdict = await self.judge.judge(place, work.digest, platforms, accept_gaps=item.attempts >= LAST_ATTEMPT)
+        except RegistryNotFound as error:
+            gone = Standing(digest=work.digest, state=DigestState.GONE, reason=error.message)
+            async with self.storage.transaction() as connection:
+                await self.snapshots.mark(connection, work.registry, gone, self._now())
+                await self.queue.done(item, connection=connection)
+        except SensorError as error:
+            await self._fail_scan(work, item, reference, error)
+        else:
+            await self._finish_scan(work, item, verdict)
+        self._publish(events.LedgerChanged(registry=work.registry, ledger=await self.snapshots.ledger(work.registry)))
+
+    async def job(self, work: JobRequest, item: Item) -> None:
+        """Judge what a control plane's job names. It always gets an answer: an envelope and a status, stored before the job is done."""
+        started = self._now()
+        is_last = item.attempts >= LAST_ATTEMPT
+        try:
+            reference = parse_reference(work.reference)
+            settings, client = self.sites.registry_for(reference, work.link)
+            place = Place(name=settings.name, client=client, reference=reference)
+            platforms = self.sites.platforms(settings)
+            verdict = await self.judge.judge(place, reference.target, platforms, accept_gaps=is_last)
+        except SensorError as error:
+            if error.retryable and not is_last:
+                await self.queue.retry(item, self._next_try(item, error), error.message)
+                return
+            await self._answer_failed(work, item, f"{work.reference}: {error}", started)
+            return
+        if verdict.judged:
+            await self._answer(work, item, verdict)
+        else:
+            reason = f"{work.reference}: {verdict.skip_reason}"
+            await self._answer_failed(work, item, reason, started, verdict.digest)
+
+    async def rematch(self, item: Item) -> None:
+        """Match all stored inventories against the advisories in force; a later revision than the one asked for is as good."""
+        began = time.monotonic()
+        images = changed = 0
+        after = ("", "")
+        revision = self.judge.advisories.revision
+        while revision and (batch := await self.judge.images.outdated(revision, after=after)):
+            after = (batch[-1].subject, batch[-1].inventory.manifest)
+            for stored in batch:
+                changed += await self._rematch_one(stored)
+                images += 1
+            await self.queue.extend(item)
+        await self.queue.done(item)
+        self.filled()
+        seconds = time.monotonic() - began
+        self._publish(events.ImagesRematched(at=self._now(), images=images, changed=changed, seconds=seconds))
+
+    async def _tell(self, seen: Crawl, diff: Diff) -> None:
+        now = self._now()
+        for change in diff.vanished:
+            self._publish(
+                events.RepositoryVanished(
+                    at=now, registry=seen.registry, repository=change.repository, reason=change.reason
+                )
+            )
+        for repository in seen.repositories:
+            for tag in repository.tags:
+                if not tag.decision.selected:
+                    self._publish(
+                        events.TagSkipped(
+                            at=now,
+                            registry=seen.registry,
+                            repository=repository.name,
+                            tag=tag.tag,
+                            rule=tag.decision.rule,
+                        )
+                    )
+        self._publish(
+            events.SweepFinished(
+                at=now,
+                registry=seen.registry,
+                complete=seen.complete,
+                repositories=len(seen.repositories),
+                tags=seen.tags,
+                ledger=await self.snapshots.ledger(seen.registry),
+                requests=seen.requests,
+                error=next(seen.troubles(), ""),
+                advice=seen.advice,
+            )
+        )
+
+    async def _finish_scan(self, work: ScanRequest, item: Item, verdict: Verdict) -> None:
+        link = self.sites.link_for(work.registry)
+        async with self.storage.transaction() as connection:
+            for judged in verdict.judged:
+                changed = await self._store(connection, verdict.digest, judged)
+                if link is not None and (changed or not judged.image.known):
+                    await self._report(connection, link, judged.result)
+            await self.snapshots.mark(connection, work.registry, _standing(verdict), self._now())
+            await self.queue.done(item, connection=connection)
+        self.filled()
+
+    async def _fail_scan(self, work: ScanRequest, item: Item, reference: Reference, error: SensorError) -> None:
+        # a digest never changes: what is malformed stays so, and only another version of the sensor could read it
+        hopeless = isinstance(error, DataError) and not error.retryable
+        next_try = None if hopeless else self._next_try(item, error)
+        standing = Standing(digest=work.digest, state=DigestState.FAILED, reason=error.message, next_try=next_try)
+        async with self.storage.transaction() as connection:
+            await self.snapshots.mark(connection, work.registry, standing, self._now())
+            if next_try is None:
+                await self.queue.done(item, connection=connection)
+            else:
+                await self.queue.retry(item, next_try, error.message, connection=connection)
+        self._publish(
+            events.ImageFailed(
+                at=self._now(),
+                registry=work.registry,
+                reference=str(reference),
+                digest=work.digest,
+                error=error.message,
+                advice=error.advice,
+                next_try=next_try,
+            )
+        )
+
+    async def _store(self, connection: AsyncConnection, subject: Digest, judged: Judged) -> bool:
+        """Keep an inventory and note what matching gave; True when that is news."""
+        result, inventory = judged.result, judged.result.inventory
+        await self.judge.images.put(
+            connection,
+            inventory,
+            subject=subject,
+            reported=result.digest,
+            catalogers=self.judge.layers.catalogers,
+            limits=self.judge.layers.limits,
+        )
+        fingerprint = result_fingerprint(result.match, inventory)
+        return await self.judge.images.result_changed(
+            connection, subject, inventory.manifest, result.match.revision, fingerprint
+        )
+
+    async def _report(self, connection: AsyncConnection, link: Link, result: ImageResult) -> None:
+        scan_id = new_scan_id()
+        make = partial(envelope, sensor=self.sites.identity(link.name), limits=self.judge.layers.limits)
+        document = await asyncio.to_thread(make, result, scan_id=scan_id)
+        entry = NewEntry(
+            link=link.name,
+            kind=Kind.STANDALONE,
+            scan_id=scan_id,
+            reference=result.reference,
+            digest=result.digest,
+            body=document.body,
+        )
+        await put(connection, entry, now=self._now().timestamp())
+
+    async def _answer(self, work: JobRequest, item: Item, verdict: Verdict) -> None:
+        result = verdict.judged[0].result
+        notes = scanner_notes(work.scanners)
+        make = partial(envelope, sensor=self.sites.identity(work.link), limits=self.judge.layers.limits)
+        document = await asyncio.to_thread(make, result, scan_id=work.job, notes=notes)
+        entry = NewEntry(
+            link=work.link,
+            kind=Kind.JOB,
+            scan_id=work.job,
+            reference=work.reference,
+            digest=result.digest,
+            body=document.body,
+            outcome="completed",
+            error="; ".join((*notes, *document.shortened)),
+        )
+        async with self.storage.transaction() as connection:
+            for judged in verdict.judged:
+                await self._store(connection, verdict.digest, judged)
+            await put(connection, entry, now=self._now().timestamp())
+            await self.queue.done(item, connection=connection)
+        self.filled()
+        self._publish(events.JobFinished(at=self._now(), link=work.link, job=work.job, status="completed"))
+
+    async def _answer_failed(
+        self, work: JobRequest, item: Item, reason: str, started: datetime, digest: Digest | None = None
+    ) -> None:
+        failed = FailedScan(
+            reference=work.reference,
+            error=reason,
+            digest=digest or "",
+            started_at=rfc3339(started),
+            finished_at=rfc3339(self._now()),
+        )
+        document = failed_envelope(
+            failed, scan_id=work.job, sensor=self.sites.identity(work.link), limits=self.judge.layers.limits
+        )
+        entry = NewEntry(
+            link=work.link,
+            kind=Kind.JOB,
+            scan_id=work.job,
+            reference=work.reference,
+            digest=digest or "",
+            body=document.body,
+            outcome="failed",
+            error=reason,
+        )
+        async with self.storage.transaction() as connection:
+            await put(connection, entry, now=self._now().timestamp())
+            await self.queue.done(item, connection=connection)
+        self.filled()
+        self._publish(events.JobFinished(at=self._now(), link=work.link, job=work.job, status="failed", error=reason))
+
+    async def _rematch_one(self, stored: StoredImage) -> bool:
+        now = rfc3339(self._now())
+        inventory = stored.inventory
+        match = await self.judge.advisories.use(partial(match_inventory, inventory))
+        result = ImageResult(
+            reference="", digest=stored.reported, inventory=inventory, match=match, started_at=now, finished_at=now
+        )
+        reports = [found for name in self.sites.names() if (found := await self._place_of(name, stored.subject))]
+        async with self.storage.transaction() as connection:
+            changed = await self.judge.images.result_changed(
+                connection, stored.subject, inventory.manifest, match.revision, result_fingerprint(match, inventory)
+            )
+            for link, reference in reports if changed else ():
+                await self._report(connection, link, msgspec.structs.replace(result, reference=reference))
+        return changed
+
+    async def _place_of(self, registry: str, subject: Digest) -> tuple[Link, str] | None:
+        """The link and the reference under which a registry's image is reported; None without either."""
+        link = self.sites.link_for(registry)
+        places = await self.snapshots.places(registry, subject)
+        if link is None or not places:
+            return None
+        host = self.sites.registry(registry)[1].host
+        return link, str(Reference(registry=host, repository=places[0].repository, tag=places[0].tag))
+
+    def _next_try(self, item: Item, error: SensorError) -> datetime:
+        if not error.retryable:
+            return self._now() + _HOPELESS_RETRY
+        asked = timedelta(seconds=error.retry_after or 0.0)
+        backoff: timedelta = _FIRST_RETRY * 2 ** min(item.attempts - 1, 12)
+        return self._now() + max(asked, min(_LONGEST_RETRY, backoff))
+
+
+def _standing(verdict: Verdict) -> Standing:
+    if verdict.judged:
+        return Standing(digest=verdict.digest, state=DigestState.SCANNED)
+    skipped = verdict.skipped
+    return Standing(
+        digest=verdict.digest,
+        state=DigestState.SKIPPED,
+        reason=verdict.skip_reason,
+        artifact_class=skipped.artifact_class if isinstance(skipped, NotAnImage) else None,
+    )

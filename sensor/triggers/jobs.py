@@ -1,0 +1,153 @@
+"""When a control plane asks for something: claims its jobs and puts them on disk. Decides nothing about how a job is done.
+
+A claim is for ever and a poll claims up to five, so it polls only with room for five, stores everything in one transaction before
+anything else happens, and never repeats a poll whose answer was lost. A job that cannot be done is answered at once, through the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from sensor import events
+from sensor.control_plane import wire
+from sensor.control_plane.client import ControlPlaneClient
+from sensor.control_plane.errors import Forbidden
+from sensor.control_plane.jobs import Refusal, request_of
+from sensor.errors import ControlPlaneError, SecretError, StateError
+from sensor.events import Publish
+from sensor.judge import rfc3339
+from sensor.model.request import Lane
+from sensor.report.document import FailedScan, failed_envelope
+from sensor.report.entries import Kind, NewEntry, put
+from sensor.storage import Storage
+from sensor.work.queue import TableQueue
+
+MOST_CLAIMED = 5
+"""Jobs that one poll may hand out (control plane, section 4.1)."""
+MOST_WAITING = 20
+"""Jobs that may wait here before the sensor stops claiming more: another sensor may be free."""
+_LONGEST_PAUSE = 60.0
+
+log = structlog.get_logger()
+
+
+class Membership(Protocol):
+    """What polling needs of a link's registration."""
+
+    @property
+    def agent(self) -> str:
+        """The agent id; empty where the control plane gives none."""
+
+    async def registered(self) -> None:
+        """Wait until the control plane knows this sensor."""
+
+
+class JobPoller:
+    """Polls one link. `answered` is told when the outbox holds an answer."""
+
+    def __init__(  # noqa: PLR0913 - the composition root fills it once
+        self,
+        client: ControlPlaneClient,
+        storage: Storage,
+        queue: TableQueue,
+        *,
+        sensor: wire.Sensor,
+        publish: Publish,
+        clock: Callable[[], datetime],
+        answered: Callable[[], None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._client = client
+        self._storage = storage
+        self._queue = queue
+        self._sensor = sensor
+        self._publish = publish
+        self._clock = clock
+        self._answered = answered
+        self._sleep = sleep
+
+    async def run(self, membership: Membership) -> None:
+        """Poll until cancelled, whenever the control plane knows this sensor."""
+        failures = 0
+        while True:
+            await membership.registered()
+            try:
+                claimed = await self.poll(membership.agent)
+                failures = 0
+            except (ControlPlaneError, SecretError, StateError) as error:
+                # a server in demo mode hands out jobs but takes no answers: polling it would only lose them
+                failures = 10 if isinstance(error, Forbidden) else failures + 1
+                claimed = 0
+                log.warning("job poll failed", link=self._client.link.name, error=error.message, advice=error.advice)
+            # jitter, so that sensors do not poll in step and starve each other; at once after work, which may have more behind it
+            pause = self._client.link.poll * random.uniform(0.7, 1.3)
+            if failures:
+                pause = min(_LONGEST_PAUSE, pause * 2 ** min(failures, 6))
+            await self._sleep(pause if not claimed else random.uniform(0.2, 1.0))
+
+    async def poll(self, agent: str) -> int:
+        """Claim jobs if there is room for them; how many were claimed.
+
+        Raises:
+            ControlPlaneError: the poll failed. SecretError: the key cannot be read.
+            StateError: the jobs could not be stored. They are lost then, and the log names them.
+        """
+        counts = (await self._queue.counts())[Lane.NOW]
+        if counts.waiting + counts.taken + counts.later + MOST_CLAIMED > MOST_WAITING:
+            return 0
+        poll = await self._client.poll_jobs(agent)
+        if poll.unreadable:
+            log.warning("jobs without a usable id", link=self._client.link.name, count=poll.unreadable)
+        if not poll.jobs:
+            return 0
+        await self._store(poll.jobs)
+        return len(poll.jobs)
+
+    async def _store(self, jobs: tuple[wire.Job, ...]) -> None:
+        link = self._client.link
+        refusals = []
+        try:
+            async with self._storage.transaction() as connection:
+                for job in jobs:
+                    request = request_of(job, link=link.name, default_registry=link.default_registry)
+                    if isinstance(request, Refusal):
+                        refusals.append(request)
+                        await put(connection, self._answer(request), now=self._clock().timestamp())
+                    else:
+                        await self._queue.put(request, Lane.NOW, connection=connection)
+        except StateError:
+            log.error("claimed jobs could not be stored", link=link.name, jobs=[job.id for job in jobs])  # noqa: TRY400 - the caller shows the error
+            raise
+        self._queue.wake()
+        if refusals:
+            self._answered()
+        now = self._clock()
+        for job in jobs:
+            reference = job.scan.image_ref if job.scan is not None else ""
+            self._publish(events.JobClaimed(at=now, link=link.name, job=job.id, type=job.type, reference=reference))
+        for refusal in refusals:
+            self._publish(
+                events.JobFinished(at=now, link=link.name, job=refusal.job, status="failed", error=refusal.reason)
+            )
+
+    def _answer(self, refusal: Refusal) -> NewEntry:
+        now = rfc3339(self._clock())
+        body = b""
+        if refusal.has_scan:
+            failed = FailedScan(reference=refusal.reference, error=refusal.reason, started_at=now, finished_at=now)
+            body = failed_envelope(failed, scan_id=refusal.job, sensor=self._sensor).body
+        return NewEntry(
+            link=self._client.link.name,
+            kind=Kind.JOB,
+            scan_id=refusal.job,
+            reference=refusal.reference,
+            body=body,
+            outcome="failed",
+            error=refusal.reason,
+        )

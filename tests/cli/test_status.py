@@ -1,0 +1,101 @@
+import asyncio
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sensor import events
+from sensor.health.server import serve_health
+from sensor.status import StatusBoard
+from tests.cli.conftest import Run
+
+NOW = datetime.now(UTC)
+
+
+def busy_board() -> StatusBoard:
+    board = StatusBoard()
+    for event in (
+        events.SensorStarted(at=NOW, version="1.2.3", registries=("prod",)),
+        events.AdvisoriesChanged(at=NOW, revision="r", records=12, newest=NOW - timedelta(hours=3)),
+        events.SweepFinished(
+            at=NOW,
+            registry="prod",
+            complete=True,
+            repositories=1,
+            tags=2,
+            ledger={"listed": 2, "scanned": 2},
+            requests=4,
+        ),
+        events.LinkChanged(at=NOW, link="hg.example-1", state="registered"),
+        events.ImageStarted(
+            at=NOW, registry="prod", reference="prod/app:[bold]1", digest="d", layers=1, bytes_total=2048
+        ),
+        events.ImageFailed(
+            at=NOW,
+            registry="prod",
+            reference="prod/bad:1",
+            digest="e",
+            error="broken \x1b[31m",
+            advice="mend it",
+            next_try=NOW,
+        ),
+    ):
+        board.handle(event)
+    return board
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Path]:
+    """A health endpoint in another thread, and a configuration that points to it."""
+    ready, stop = threading.Event(), threading.Event()
+    address: list[str] = []
+
+    async def serve() -> None:
+        async with serve_health(busy_board(), lambda: datetime.now(UTC), "127.0.0.1:0") as base:
+            address.append(base.removeprefix("http://"))
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert ready.wait(10)
+    path = tmp_path / "c.yaml"
+    path.write_text(f'health: {{listen: "{address[0]}"}}\n')
+    yield path
+    stop.set()
+    thread.join()
+
+
+def test_the_running_sensor_is_shown_and_its_text_is_inert(run: Run, running: Path) -> None:
+    shown = run("status", "-c", str(running))
+    assert shown.status == 0
+    text = shown.stdout
+    assert "sensor 1.2.3" in text
+    assert "12 records, newest 3 h ago" in text
+    assert "prod/app:[bold]1: 0 B of 2.0 KiB" in text
+    assert "hg.example-1" in text
+    assert "\x1b" not in text
+    assert "try: mend it" in text
+
+
+def test_json_is_the_snapshot(run: Run, running: Path) -> None:
+    assert run("status", "-c", str(running), "-o", "json").json()["version"] == "1.2.3"
+
+
+def test_a_probe_says_nothing(run: Run, running: Path) -> None:
+    shown = run("status", "-c", str(running), "--probe")
+    assert (shown.status, shown.stdout) == (0, "")
+
+
+def test_no_sensor_is_status_3_with_advice(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text('health: {listen: "127.0.0.1:1"}\n')
+    shown = run("status", "-c", str(path))
+    assert shown.status == 3
+    assert "is it running" in shown.stderr
+
+
+def test_an_endpoint_that_is_off_cannot_be_asked(run: Run, config: Path) -> None:
+    assert run("status", "-c", str(config)).status == 2

@@ -1,0 +1,196 @@
+import copy
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import keyring
+import pytest
+from keyring.backend import KeyringBackend
+from keyring.errors import KeyringLocked, PasswordDeleteError
+
+from sensor.errors import SecretError
+from sensor.secret import (
+    FromEnv,
+    FromFile,
+    FromKeyring,
+    InPlace,
+    Secret,
+    delete_from_keyring,
+    describe_source,
+    is_private_file,
+    read_secret,
+    store_in_keyring,
+)
+
+HIDDEN = "hunter2"
+
+
+class MemoryKeyring(KeyringBackend):
+    """A keyring that lives in a dictionary and can be locked."""
+
+    priority = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: dict[tuple[str, str], str] = {}
+        self.locked = False
+
+    def _open(self) -> None:
+        if self.locked:
+            raise KeyringLocked("the collection is locked")
+
+    def get_password(self, service: str, username: str) -> str | None:
+        self._open()
+        return self.entries.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self._open()
+        self.entries[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        self._open()
+        if (service, username) not in self.entries:
+            raise PasswordDeleteError("not found")
+        del self.entries[service, username]
+
+
+@pytest.fixture
+def ring() -> Iterator[MemoryKeyring]:
+    before, backend = keyring.get_keyring(), MemoryKeyring()
+    keyring.set_keyring(backend)
+    yield backend
+    keyring.set_keyring(before)
+
+
+def test_a_secret_cannot_be_printed() -> None:
+    secret = Secret(HIDDEN)
+    shown = [
+        repr(secret),
+        str(secret),
+        f"{secret}",
+        f"{secret:>20}",
+        f"{[secret]} {InPlace(secret)}",
+        repr({"k": secret}),
+    ]
+    assert all(HIDDEN not in text and "***" in text for text in shown)
+    assert secret.reveal() == HIDDEN
+
+
+def test_a_secret_cannot_be_pickled_but_copied() -> None:
+    secret = Secret(HIDDEN)
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(secret)
+    assert copy.deepcopy({"a": secret})["a"] is secret
+    assert copy.copy(secret) is secret
+
+
+def test_secrets_compare_by_value() -> None:
+    assert Secret("a") == Secret("a")
+    assert Secret("a") != Secret("b")
+    assert Secret("\udcff") == Secret("\udcff")  # bytes of an environment variable that are no text
+    assert Secret("a") != "a"
+    assert len({Secret("a"), Secret("a")}) == 1
+    assert not Secret("")
+    assert Secret("a")
+
+
+def test_a_keyring_entry_is_stored_read_and_deleted(ring: MemoryKeyring) -> None:
+    store_in_keyring("prod", Secret(HIDDEN))
+    assert ring.entries == {("harborguard-sensor", "prod"): HIDDEN}
+    assert read_secret(FromKeyring("prod")) == Secret(HIDDEN)
+    delete_from_keyring("prod")
+    with pytest.raises(SecretError, match="no secret in keyring entry 'prod'"):
+        read_secret(FromKeyring("prod"))
+    with pytest.raises(SecretError, match="keyring entry 'prod' cannot be deleted"):
+        delete_from_keyring("prod")
+
+
+def test_a_locked_keyring_is_told(ring: MemoryKeyring) -> None:
+    ring.locked = True
+    with pytest.raises(SecretError, match="the keyring cannot be read") as read:
+        read_secret(FromKeyring("prod"))
+    assert "{file: ...}" in read.value.advice
+    with pytest.raises(SecretError, match="the keyring cannot be written") as written:
+        store_in_keyring("prod", Secret(HIDDEN))
+    assert HIDDEN not in str(written.value)
+    with pytest.raises(SecretError, match="cannot be deleted"):
+        delete_from_keyring("prod")
+
+
+def test_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSOR_TEST_SECRET", HIDDEN)
+    assert read_secret(FromEnv("SENSOR_TEST_SECRET")).reveal() == HIDDEN
+    monkeypatch.setenv("SENSOR_TEST_SECRET", "")
+    with pytest.raises(SecretError, match="no secret in environment variable SENSOR_TEST_SECRET"):
+        read_secret(FromEnv("SENSOR_TEST_SECRET"))
+
+
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [(b"hunter2\n", "hunter2"), (b"hunter2\r\n", "hunter2"), (b" a b \n", " a b "), (b"a\nb\n", "a\nb")],
+)
+def test_a_file_loses_its_last_line_break_only(tmp_path: Path, content: bytes, secret: str) -> None:
+    file = tmp_path / "s"
+    file.write_bytes(content)
+    assert read_secret(FromFile(str(file))).reveal() == secret
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no secret in file"),
+        (b"\n", "no secret in file"),
+        (b"\xff\xfe", "is not text"),
+        (b"x" * (256 * 1024 + 1), "larger than 256 KiB"),
+    ],
+)
+def test_files_that_hold_no_secret(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "s"
+    file.write_bytes(content)
+    with pytest.raises(SecretError, match=message):
+        read_secret(FromFile(str(file)))
+
+
+def test_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "s"
+    file.write_text("old")
+    assert read_secret(FromFile(str(file))).reveal() == "old"
+    file.write_text("new")
+    assert read_secret(FromFile(str(file))).reveal() == "new"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("missing", "No such file"), (".", "Is a directory"), ("a\0b", "not a path")]
+)
+def test_files_that_cannot_be_read(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(SecretError, match=message) as caught:
+        read_secret(FromFile(f"{tmp_path}/{name}"))
+    assert caught.value.advice
+
+
+def test_a_bare_name_is_a_systemd_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "api-key").write_text(HIDDEN)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_secret(FromFile("api-key")).reveal() == HIDDEN
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    monkeypatch.chdir(tmp_path)
+    assert read_secret(FromFile("api-key")).reveal() == HIDDEN
+
+
+def test_a_literal_and_the_descriptions() -> None:
+    literal = InPlace(Secret(HIDDEN))
+    assert read_secret(literal).reveal() == HIDDEN
+    sources = (FromKeyring("a"), FromEnv("B"), FromFile("/c"), literal)
+    assert [describe_source(source) for source in sources] == [
+        "keyring entry 'a'", "environment variable B", "file /c", "the configuration file",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "private"), [(0o600, True), (0o400, True), (0o640, False), (0o604, False), (0o660, False)]
+)
+def test_private_files(tmp_path: Path, mode: int, private: bool) -> None:
+    file = tmp_path / "c"
+    file.touch()
+    file.chmod(mode)
+    assert is_private_file(file) is private
