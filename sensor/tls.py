@@ -87,7 +87,7 @@ def stamp_of(path: str) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-async def issuer_of(host: str, port: int, seconds: float) -> str:
+async def issuer_of(host: str | None, port: int | None, seconds: float) -> str:
     """Who signed the certificate that was refused: a second greeting that checks nothing, and on which nothing is sent."""
     context = ssl.create_default_context()
     context.check_hostname = False

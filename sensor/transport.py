@@ -39,27 +39,10 @@ from sensor.tls import (
 from sensor.version import VERSION
 
 __all__ = [
-    "METADATA_HOSTS",
-    "NO_RETRY",
-    "RETRY_STATUSES",
-    "USER_AGENT",
-    "HostParked",
-    "NotTls",
-    "Reply",
-    "Retry",
-    "Route",
-    "Streamed",
-    "TlsOnly",
-    "Transport",
-    "Unresolved",
-    "Untrusted",
-    "redirect_target",
-    "retry_after",
-    "same_origin",
-    "tls_context",
-    "translate",
+    "METADATA_HOSTS", "NO_RETRY", "RETRY_STATUSES", "USER_AGENT", "HostParked", "NotTls", "Reply", "Retry", "Route", "Streamed",
+    "TlsOnly", "Transport", "Unresolved", "Untrusted", "redirect_target", "retry_after", "same_origin", "tls_context", "translate",
     "was_never_sent",
-]
+]  # fmt: skip
 
 USER_AGENT = f"harborguard-sensor/{VERSION}"
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
@@ -253,11 +236,8 @@ class Transport:
                     timeout=timeout,
                 )
             except aiohttp.ClientConnectorCertificateError as error:
-                issuer = (
-                    ""
-                    if proxy
-                    else await issuer_of(target.host or "", target.port or 443, self._limits.connect_seconds)
-                )
+                # asked directly, so not when a proxy stands in between
+                issuer = "" if proxy else await issuer_of(target.host, target.port, self._limits.connect_seconds)
                 raise translate(error, url, issuer) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise translate(error, url) from error
@@ -362,7 +342,7 @@ def translate(error: BaseException, url: str, issuer: str = "") -> NetworkError:
         return NetworkError(f"cannot connect to {host}: {reason}", "check host, port and firewall")
     if isinstance(error, aiohttp.InvalidURL):
         return NetworkError(f"not a usable URL for {host}", retryable=False)
-    if isinstance(error, aiohttp.ClientResponseError) and is_tls_record(str(error)):
+    if isinstance(error, aiohttp.ClientResponseError) and is_tls_record(error.message):
         return TlsOnly(f"{host} speaks TLS, but was asked in plain HTTP", "write https:// in front of the host")
     return NetworkError(f"the connection to {host} broke: {type(error).__name__}")
 

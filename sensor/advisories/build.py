@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import sqlite3
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -322,11 +323,21 @@ def _create(new: Path, staging: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA {schema}.synchronous = OFF")
         connection.execute(f"PRAGMA {schema}.locking_mode = EXCLUSIVE")
         connection.execute(f"PRAGMA {schema}.cache_size = -16384")
+    if not _has_temporary_directory():
+        connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA main.application_id = {database.APPLICATION_ID}")
     connection.execute(f"PRAGMA main.user_version = {database.SCHEMA_VERSION}")
     connection.executescript(database.SCHEMA + _STAGING_SCHEMA)
     connection.execute("BEGIN")
     return connection
+
+
+def _has_temporary_directory() -> bool:
+    """Whether sorting may spill to disk, where SQLite also looks. A container with a read-only root may have no such place."""
+    try:
+        return bool(tempfile.gettempdir())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

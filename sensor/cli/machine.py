@@ -112,9 +112,14 @@ def build_machine_layout(target: Path) -> None:
     writer.close()
 
 
+def machine_architecture() -> str:
+    """This machine's architecture in the words of image indexes."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
 def _image(writer: LayoutWriter, layers: tuple[_Layer, ...], name: str) -> Digest:
     config = {
-        "architecture": "amd64",
+        "architecture": machine_architecture(),
         "os": "linux",
         "config": {"Labels": {"org.opencontainers.image.title": f"{platform.node()} as an image"}},
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},

@@ -13,8 +13,6 @@ import socket
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
-import structlog
-
 from sensor import events
 from sensor.control_plane import wire
 from sensor.control_plane.client import ControlPlaneClient
@@ -25,8 +23,6 @@ _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 """Seconds between two attempts at the most: a key may be re-enabled at any time, so refusals are retried too, slowly."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-log = structlog.get_logger()
 
 
 class LinkKeeper:
@@ -126,10 +122,6 @@ class LinkKeeper:
         self._publish(
             events.LinkChanged(at=self._clock(), link=self._link.name, state=state, error=message, advice=advice)
         )
-        if error is None:
-            log.info("link registered", link=self._link.name, url=self._link.url)
-        else:
-            log.warning("link lost", link=self._link.name, state=state, error=message, advice=advice)
 
     def _pause(self, failures: int, error: SensorError) -> float:
         # a beat may not be later than its interval because of a backoff: two minutes of silence mean offline

@@ -21,7 +21,9 @@ _MOST_RESUMES = 1000
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
-async def stream_blob(session: Session, url: str, scope: str, size: int) -> AsyncGenerator[bytes, None]:
+async def stream_blob(
+    session: Session, url: str, scope: str, size: int, *, most_resumes: int = _MOST_RESUMES
+) -> AsyncGenerator[bytes, None]:
     """The bytes of a blob, exactly `size` of them.
 
     Raises:
@@ -30,7 +32,7 @@ async def stream_blob(session: Session, url: str, scope: str, size: int) -> Asyn
         SensorError: no answer, or one that ends it.
     """
     done, stalls, ranges = 0, 0, True
-    for _ in range(_MOST_RESUMES):
+    for _ in range(most_resumes):
         before, failure = done, None
         try:
             headers = {"Range": f"bytes={done}-"} if done and ranges else {}
@@ -55,7 +57,7 @@ async def stream_blob(session: Session, url: str, scope: str, size: int) -> Asyn
         if stalls >= _MOST_STALLS:
             raise failure or _wrong_size(url, size, "shorter")
         await session.transport.pause(stalls, failure.retry_after if failure else None)
-    message = f"GET {shown_url(url)}: broke off {_MOST_RESUMES} times"
+    message = f"GET {shown_url(url)}: broke off {most_resumes} times"
     raise NetworkError(message, "look at the network path and at any proxy in between")
 
 

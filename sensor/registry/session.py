@@ -260,7 +260,10 @@ class Session:
         raise UnexpectedAnswer(message, "look at the set-up of the registry and of any proxy before it")
 
     def _check_redirect(self, method: str, url: str, target: str) -> None:
-        """A redirect may lead to private storage, but not to this machine, to metadata services, or from HTTPS to plain HTTP."""
+        """A redirect may lead to private storage, but not to this machine, to metadata services, or out in the open in plain HTTP.
+
+        Storage on the inside (MinIO) often has no TLS; no credential goes there, and what comes is checked by its digest.
+        """
         own = urlsplit(f"//{self.address.host}").hostname or ""
         there = urlsplit(target).hostname or ""
         reason = ""
@@ -268,7 +271,7 @@ class Session:
             reason = "a link-local or metadata address"
         elif is_loopback_host(there) and not is_private_host(own):
             reason = "an address of this machine"
-        elif urlsplit(target).scheme == "http" and urlsplit(url).scheme == "https":
+        elif urlsplit(target).scheme == "http" and urlsplit(url).scheme == "https" and not is_private_host(there):
             reason = "plain HTTP"
         if reason:
             message = f"{method} {shown_url(url)}: redirected to {shown_url(target)}, {reason}"
@@ -327,7 +330,7 @@ def _check_base(reply: Reply) -> None:
     kind = reply.headers.get("content-type", "")
     if reply.status in {401, 403}:
         return
-    if is_html(reply.body, kind):
+    if reply.status == 200 and is_html(reply.body, kind):
         message = f"GET {shown_url(reply.url)}: status {reply.status}, a web page"
         raise NotARegistry(message, "check host, port and path: this is not a registry's address")
     if reply.status == 200:

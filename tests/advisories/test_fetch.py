@@ -11,8 +11,10 @@ import pytest
 from sensor.advisories.fetch import Fetched, Fetching, last_good, shown
 from sensor.errors import AdvisoryError, DataError, NetworkError
 from sensor.limits import DEFAULT_LIMITS
+from sensor.route import Route
 from sensor.transport import Transport
 from tests.advisories.archives import entry, record
+from tests.fakes.certificates import Authority
 from tests.fakes.osv_mirror import OsvMirror, body, broken_off, status
 
 
@@ -156,6 +158,16 @@ class TestRedirects:
             await fetching.fetch(mirror.url, "npm")
         assert len(mirror.seen) == 6
 
+    async def test_from_https_to_http_are_refused(self, tmp_path: Path, mirror: OsvMirror) -> None:
+        authority = Authority()
+        transport = Transport(Route(ca_file=authority.write(tmp_path / "ca.pem")))
+        async with OsvMirror(authority.server_context(tmp_path)) as safe:
+            safe.answers["npm"] = [status(302, Location=f"{mirror.url}/npm/all.zip")]
+            with pytest.raises(DataError, match="from https to http"):
+                await Fetching(transport=transport, cache=tmp_path, limits=DEFAULT_LIMITS).fetch(safe.url, "npm")
+        assert mirror.seen == []
+        await transport.close()
+
     async def test_to_nowhere(self, fetching: Fetching, mirror: OsvMirror) -> None:
         mirror.answers["npm"] = [status(307, Location="file:///etc/passwd")]
         with pytest.raises(DataError, match="unusable URL"):
@@ -207,7 +219,7 @@ class TestFaults:
         mirror.answers["npm"] = [body(data)]
         with pytest.raises(AdvisoryError, match="is broken"):
             await fetching.fetch(mirror.url, "npm")
-        assert (fetching.cache / "npm.zip").read_bytes() == zipped("A-1")
+        assert (fetching.cache / "npm.zip").read_bytes() == mirror.archives["npm"]
         assert left(fetching) == ["npm.json", "npm.zip"]
         assert not (await fetched(fetching, mirror)).is_new
         assert mirror.statuses == [200, 200, 304]

@@ -87,4 +87,5 @@ def test_every_key_line_has_a_comment_above_it() -> None:
 
 
 def test_no_key_stands_in_the_example_that_the_schema_does_not_know() -> None:
-    Config.model_validate(yaml.safe_load(uncommented()))  # unknown keys are refused
+    config = Config.model_validate(yaml.safe_load(uncommented()))  # unknown keys are refused
+    assert config.registries[0].control_plane is not None

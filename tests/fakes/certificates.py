@@ -19,8 +19,11 @@ _TO = dt.datetime(2120, 1, 1, tzinfo=dt.UTC)
 class Authority:
     """One self-signed authority."""
 
-    def __init__(self, name: str = "Test CA", organisation: str = "Example Org") -> None:
+    def __init__(
+        self, name: str = "Test CA", organisation: str = "Example Org", *, names: tuple[str, ...] = ()
+    ) -> None:
         self.name = name
+        self._names = names
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = x509.Name(
             [
@@ -48,10 +51,10 @@ class Authority:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def leaf(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-        """A server certificate for localhost and 127.0.0.1."""
+        """A server certificate for localhost, 127.0.0.1 and further names."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName(
-            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            [*map(x509.DNSName, ("localhost", *self._names)), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         )
         certificate = (
             x509.CertificateBuilder()

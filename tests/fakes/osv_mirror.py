@@ -8,6 +8,7 @@ async with OsvMirror() as mirror:
 from __future__ import annotations
 
 import hashlib
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Self
 
@@ -20,7 +21,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class OsvMirror:
     """Serves `archives` by ecosystem with an ETag. `answers` are used up first, one per request of that ecosystem; None means a normal answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.archives: dict[str, bytes] = {}
         self.answers: dict[str, list[Answer | None]] = {}
         self.etags = True
@@ -30,10 +31,11 @@ class OsvMirror:
         self.headers: list[dict[str, str]] = []
         application = web.Application()
         application.router.add_get("/{base:.*}/{ecosystem}/all.zip", self._serve)
-        self._server = TestServer(application)
+        self._tls = tls
+        self._server = TestServer(application, scheme="https" if tls else "http")
 
     async def __aenter__(self) -> Self:
-        await self._server.start_server()
+        await self._server.start_server(ssl=self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -11,15 +11,19 @@ from urllib.parse import urlsplit
 
 
 class FakeProxy:
-    """Every request may be refused with `refuse` (a status)."""
+    """Every request may be refused with `refuse` (a status). `hosts` says where a host[:port] really is."""
 
-    def __init__(self, *, user: str = "", password: str = "", refuse: int = 0) -> None:
+    def __init__(
+        self, *, user: str = "", password: str = "", refuse: int = 0, hosts: dict[str, str] | None = None
+    ) -> None:
         self.asked: list[str] = []
         """Targets of CONNECT, and URLs of plain requests."""
         self.refuse = refuse
+        self._hosts = hosts or {}
         self._expected = base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
         self._credentials = f"{user}:{password}@" if user else ""
         self._server: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -30,6 +34,9 @@ class FakeProxy:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def url(self) -> str:
@@ -38,6 +45,9 @@ class FakeProxy:
         return f"http://{self._credentials}127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.append(task)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             method, target, _ = head.decode("latin-1").split("\r\n")[0].split(" ")
@@ -59,21 +69,23 @@ class FakeProxy:
                 await writer.wait_closed()
 
     async def _tunnel(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, _, port = target.rpartition(":")
+        host, _, port = self._hosts.get(target, target).rpartition(":")
         there, back = await asyncio.open_connection(host, int(port))
         writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_pump(reader, back))
-            group.create_task(_pump(there, writer))
+        with contextlib.closing(back):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(reader, back))
+                group.create_task(_pump(there, writer))
 
     async def _forward(self, url: str, head: bytes, writer: asyncio.StreamWriter) -> None:
         parts = urlsplit(url)
-        there, back = await asyncio.open_connection(parts.hostname, parts.port or 80)
+        host, _, port = self._hosts.get(parts.netloc, f"{parts.hostname}:{parts.port or 80}").rpartition(":")
+        there, back = await asyncio.open_connection(host, int(port))
         first, _, rest = head.partition(b"\r\n")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         back.write(first.replace(url.encode(), path.encode()) + b"\r\nConnection: close\r\n" + rest)
-        await _pump(there, writer)
-        back.close()
+        with contextlib.closing(back):
+            await _pump(there, writer)
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

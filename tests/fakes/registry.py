@@ -84,6 +84,8 @@ class Behaviour:
     """Compress JSON although nobody asked for it."""
 
     redirect: Literal["none", "storage", "loop", "metadata", "same", "endless"] = "none"
+    location: str = ""
+    """Redirect there instead."""
     storage_expires_after: int = 0
     """The storage answers 403 to so many requests."""
     break_after: int = 0
@@ -100,7 +102,8 @@ class Behaviour:
     retry_after: str = ""
     """Sent with a 429 or 503; `date:N` is an HTTP date N seconds from now."""
     raw: dict[str, bytes] = field(default_factory=dict)
-    """Kind -> the body to send instead, with status 200."""
+    """Kind -> the body to send instead, with `raw_status`."""
+    raw_status: int = 200
     html: Kind | None = None
     """Requests of this kind are answered with a web page."""
 
@@ -205,7 +208,7 @@ class FakeRegistry:
         if behaviour.html == kind:
             return web.Response(text=HTML, content_type="text/html")
         if kind in behaviour.raw:
-            return web.Response(body=behaviour.raw[kind], content_type="application/json")
+            return web.Response(status=behaviour.raw_status, body=behaviour.raw[kind], content_type="application/json")
         if statuses := behaviour.fail.get(kind):
             if (status := statuses.pop(0)) == 0:
                 _cut(request)
@@ -416,7 +419,7 @@ class FakeRegistry:
         }.get(behaviour.redirect)
         if behaviour.redirect == "same" and request.query_string == "at=home":
             location = None
-        if location is not None:
+        if location := behaviour.location or location:
             return web.Response(status=307, headers={"Location": location})
         return await self._body(request, path.read_bytes())
 

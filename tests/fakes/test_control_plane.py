@@ -1,6 +1,7 @@
 """The fake is only worth something if it answers as the real server did: all recorded exchanges are replayed against it."""
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any

@@ -74,13 +74,14 @@ def connect(pauses: Pauses) -> Connect:
         expired: Callable[[Answer], bool] = lambda _answer: False,
         insecure: bool = True,
         ca_file: str = "",
+        proxy: str = "",
         **settings: Any,
     ) -> AsyncIterator[RegistryClient]:
         for name in ("password", "token"):
             if isinstance(settings.get(name), str):
                 settings[name] = InPlace(Secret(settings[name]))
         configured = Registry.model_validate({"name": "fake", "url": url, **settings})
-        transport = Transport(Route(ca_file=ca_file), limits=limits, sleep=pauses)
+        transport = Transport(Route(ca_file=ca_file, proxy=proxy), limits=limits, sleep=pauses)
         session = Session(
             parse_address(url),
             transport,

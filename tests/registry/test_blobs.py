@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 
 from sensor.errors import DataError, NetworkError
 from sensor.model.manifest import Descriptor
+from sensor.registry.blobs import stream_blob
 from sensor.registry.client import RegistryClient
 from sensor.registry.errors import RegistryForbidden, RegistryNotFound, RegistryUnavailable, UnexpectedAnswer
+from tests.fakes.certificates import Authority
+from tests.fakes.proxy import FakeProxy
 from tests.fakes.registry import Behaviour, FakeRegistry
 from tests.registry.conftest import Connect, Images, Pauses
 
@@ -111,6 +115,52 @@ async def test_a_redirect_to_the_metadata_service_is_refused(images: Images, con
             await read(client, images)
 
 
+async def test_a_public_registry_must_not_lead_to_this_machine_nor_out_in_plain_http(
+    images: Images, connect: Connect, tmp_path: Path
+) -> None:
+    authority = Authority(names=("registry.example",))
+    ca_file = authority.write(tmp_path / "ca.pem")
+    context = authority.server_context(tmp_path)
+    async with FakeRegistry(images.store.root, Behaviour(redirect="storage"), ssl_context=context) as fake:
+        async with (
+            FakeProxy(hosts={"registry.example:443": fake.host}) as proxy,
+            connect("https://registry.example", ca_file=ca_file, proxy=proxy.url) as client,
+        ):
+            with pytest.raises(UnexpectedAnswer, match="an address of this machine"):
+                await read(client, images)
+            fake.behaviour.location = "http://storage.example/blob"
+            with pytest.raises(UnexpectedAnswer, match="plain HTTP"):
+                await read(client, images)
+            fake.behaviour.location = ""
+            assert (await client.manifest("team/app", "v1")).digest == images.app.digest
+        assert fake.count("storage") == 0
+
+
+async def test_a_certificate_that_is_not_trusted_is_not_tried_again(
+    images: Images, connect: Connect, tmp_path: Path
+) -> None:
+    ours, other = Authority(), Authority("Other")
+    ca_file = ours.write(tmp_path / "ca.pem")
+    async with (
+        FakeRegistry(images.store.root, ssl_context=ours.server_context(tmp_path)) as fake,
+        FakeRegistry(images.store.root, ssl_context=other.server_context(tmp_path)) as storage,
+        connect(f"https://{fake.host}", ca_file=ca_file) as client,
+    ):
+        fake.behaviour.redirect = "storage"
+        fake.behaviour.location = f"{storage.url}/blob"
+        with pytest.raises(NetworkError, match="issued by Other"):
+            await read(client, images)
+        assert fake.count("blob") == 1
+
+
+async def test_a_blob_in_a_thousand_pieces_is_given_up(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(break_after=10_000)) as fake, connect(fake.url) as client:
+        url = await client.session.url(f"/v2/team/app/blobs/{images.app.layers[0]}")
+        with pytest.raises(NetworkError, match="broke off 3 times"):
+            async for _ in stream_blob(client.session, url, "", len(images.blob), most_resumes=3):
+                pass
+
+
 async def test_failures_before_the_body_are_repeated_or_told(images: Images, connect: Connect) -> None:
     behaviour = Behaviour(fail={"blob": [500, 503, 429]}, retry_after="1")
     async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
@@ -141,7 +191,7 @@ async def test_a_reader_may_leave_early(images: Images, connect: Connect) -> Non
 async def test_what_the_reader_raises_is_not_taken_for_a_network_error(images: Images, connect: Connect) -> None:
     async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
         descriptor = Descriptor(digest=images.app.layers[0], size=len(images.blob))
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(OSError, match="disk full"):  # noqa: PT012
             async with contextlib.aclosing(client.blob("team/app", descriptor)) as chunks:
                 async for _ in chunks:
                     raise OSError("disk full")

@@ -429,6 +429,31 @@ async def test_malformed_lists_are_unexpected(images: Images, connect: Connect, 
             await client.repositories()
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (
+            400,
+            b"<html><title>400 The plain HTTP request was sent to HTTPS port</title>",
+            UnexpectedAnswer,
+            "speaks TLS",
+        ),
+        (400, b"Client sent an HTTP request to an HTTPS server.", UnexpectedAnswer, "speaks TLS"),
+        (502, b"<html>Bad Gateway</html>", RegistryUnavailable, "502"),
+        (404, b"<html>Not Found</html>", NotARegistry, "web page"),
+    ],
+)
+async def test_what_a_proxy_in_front_may_answer(
+    images: Images, connect: Connect, status: int, body: bytes, kind: type[Exception], words: str
+) -> None:
+    async with (
+        FakeRegistry(images.store.root, Behaviour(raw={"base": body}, raw_status=status)) as fake,
+        connect(fake.url) as client,
+    ):
+        with pytest.raises(kind, match=words):
+            await client.ping()
+
+
 # -- ping --------------------------------------------------------------------------------------------------------------
 
 

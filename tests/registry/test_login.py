@@ -188,7 +188,7 @@ def test_a_fresh_token_that_does_not_reach_is_a_missing_right() -> None:
     dance = Dance(ALICE)
     dance.login.learn(unauthorized(BEARER))
     body = b'{"errors":[{"code":"UNAUTHORIZED","message":"not yours"}]}'
-    with pytest.raises(RegistryForbidden, match="repository:team/app:pull.*not yours") as raised:
+    with pytest.raises(RegistryForbidden, match=r"repository:team/app:pull.*not yours") as raised:
         dance.run(token(), unauthorized(BEARER + f',scope="{SCOPE}",error="insufficient_scope"', body=body))
     assert "does not exist" in raised.value.advice
 
@@ -210,7 +210,7 @@ def test_no_credential_and_a_401_is_reachable_but_unauthenticated() -> None:
         [unauthorized(BEARER), Answer(status=401)],
         [unauthorized(BEARER), token(), unauthorized(BEARER)],
     ):
-        with pytest.raises(RegistryUnauthorized, match="^reachable but unauthenticated"):
+        with pytest.raises(RegistryUnauthorized, match=r"^reachable but unauthenticated"):
             Dance(None).run(*answers)
 
 
@@ -220,9 +220,9 @@ def test_a_wrong_password_is_authentication_failed_wherever_it_shows() -> None:
         [unauthorized(BEARER), Answer(status=401, body=b"bad password")],
         [unauthorized(), unauthorized()],
     ):
-        with pytest.raises(RegistryUnauthorized, match="^authentication failed"):
+        with pytest.raises(RegistryUnauthorized, match=r"^authentication failed"):
             Dance(ALICE).run(*answers)
-    with pytest.raises(RegistryUnauthorized, match="^authentication failed"):
+    with pytest.raises(RegistryUnauthorized, match=r"^authentication failed"):
         Dance(ALICE).run(unauthorized(BEARER), token(), unauthorized(BEARER), scope="")
 
 
@@ -246,7 +246,7 @@ def test_tokens_of_an_old_credential_are_forgotten() -> None:
 def test_a_static_token_is_sent_as_it_is() -> None:
     dance = Dance(StaticToken(token=Secret("static")))
     assert dance.run(OK) == [Send(authorization="Bearer static")]
-    with pytest.raises(RegistryUnauthorized, match="^authentication failed"):
+    with pytest.raises(RegistryUnauthorized, match=r"^authentication failed"):
         dance.run(unauthorized(BEARER))
     with pytest.raises(RegistryForbidden):
         dance.run(unauthorized(BEARER + ',error="insufficient_scope"'))

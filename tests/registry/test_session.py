@@ -70,10 +70,12 @@ async def test_plain_http_must_be_allowed(images: Images, connect: Connect) -> N
 async def test_without_a_scheme_https_is_tried_first(images: Images, connect: Connect, tmp_path: Path) -> None:
     authority = Authority()
     ca_file = authority.write(tmp_path / "ca.pem")
-    async with FakeRegistry(images.store.root, ssl_context=authority.server_context(tmp_path)) as fake:
-        async with connect(fake.host, ca_file=ca_file) as client:
-            assert (await client.ping()).scheme == "https"
-            assert (await client.manifest("team/app", "v1")).digest == images.app.digest
+    async with (
+        FakeRegistry(images.store.root, ssl_context=authority.server_context(tmp_path)) as fake,
+        connect(fake.host, ca_file=ca_file) as client,
+    ):
+        assert (await client.ping()).scheme == "https"
+        assert (await client.manifest("team/app", "v1")).digest == images.app.digest
 
 
 async def test_http_is_spoken_only_to_an_insecure_registry_that_knows_no_tls(images: Images, connect: Connect) -> None:
@@ -96,7 +98,7 @@ async def test_an_untrusted_certificate_is_no_reason_to_speak_http(
     context = Authority("Somebody CA").server_context(tmp_path)
     async with FakeRegistry(images.store.root, ssl_context=context) as fake:
         async with connect(fake.host) as client:
-            with pytest.raises(NetworkError, match="issued by Somebody CA, Example Org"):
+            with pytest.raises(NetworkError, match=r"issued by Somebody CA, Example Org"):
                 await client.ping()
         assert fake.count() == 0
 
@@ -177,7 +179,7 @@ async def test_anonymous_clients_read_what_is_public(images: Images, connect: Co
     behaviour = Behaviour(auth="bearer", anonymous=("team/app",))
     async with FakeRegistry(images.store.root, behaviour) as fake, connect(fake.url) as client:
         assert (await client.head("team/app", "v1")).digest == images.app.digest
-        with pytest.raises(RegistryUnauthorized, match="^reachable but unauthenticated"):
+        with pytest.raises(RegistryUnauthorized, match=r"^reachable but unauthenticated"):
             await client.head("team/other", "v1")
 
 

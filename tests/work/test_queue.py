@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, select, text, update
+from sqlalchemy import event, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
@@ -334,8 +334,8 @@ async def drain(storage: Storage, worker: str) -> list[str]:
     queue = TableQueue(storage, Clock())
     taken = []
     while (item := await queue.take(worker, ALL_LANES)) is not None:
+        # not done: an item that came back would be counted twice, as one given out twice would
         taken.append(tag_of(item))
-        assert await queue.done(item)
     return taken
 
 
@@ -352,11 +352,12 @@ async def test_four_workers_take_each_job_once(tmp_path: Path) -> None:
 PROCESS = """
 import asyncio, json, sys
 from pathlib import Path
+from sqlalchemy import text
 import tests.work.test_queue as t
 async def main():
     storage = await t.open_storage(Path(sys.argv[1]), shared=True)
     async with storage.reading() as connection:
-        pragmas = {name: (await connection.execute(t.text(f"PRAGMA {name}"))).scalar_one() for name in t.PRAGMAS}
+        pragmas = {name: (await connection.execute(text(f"PRAGMA {name}"))).scalar_one() for name in t.PRAGMAS}
     print("ready", flush=True)
     sys.stdin.readline()
     taken = await t.drain(storage, sys.argv[2])

@@ -1,0 +1,71 @@
+import pytest
+from pydantic import ValidationError
+
+from sensor.config.schema import Config, Registry, parse_duration, parse_secret_source, parse_size
+from sensor.secret import FromEnv, FromFile, FromKeyring, InPlace, Secret
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("15m", 900), ("1.5h", 5400), (" 7 d ", 604800), ("2w", 1209600), ("0s", 0)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("value", ["30", 30, "", "s", "-1s", "1y", "1h30m", "1e3s", None, True, "٣s ."])
+def test_what_is_no_duration(value: object) -> None:
+    with pytest.raises(ValueError, match="expected a duration such as"):
+        parse_duration(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(0, 0), (5, 5), ("5", 5), ("5k", 5000), ("512MiB", 2**29), ("10GB", 10**10), ("1gi", 2**30), ("7B", 7)],
+)
+def test_sizes(value: object, size: int) -> None:
+    assert parse_size(value) == size
+
+
+@pytest.mark.parametrize("value", [-1, True, 1.5, "", "1.5G", "1T", "-5", None])
+def test_what_is_no_size(value: object) -> None:
+    with pytest.raises(ValueError, match="expected a size such as"):
+        parse_size(value)
+
+
+def test_secret_sources() -> None:
+    assert parse_secret_source({"keyring": "a"}) == FromKeyring("a")
+    assert parse_secret_source({"env": "A"}) == FromEnv("A")
+    assert parse_secret_source({"file": "/a"}) == FromFile("/a")
+    assert parse_secret_source("text") == InPlace(Secret("text"))
+    assert parse_secret_source(FromEnv("A")) == FromEnv("A")
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", 5, [], {}, {"vault": "hunter2"}, {"env": ""}, {"env": 5}, {"env": "A", "file": "hunter2"}]
+)
+def test_what_is_no_secret_source_is_not_repeated(value: object) -> None:
+    with pytest.raises(ValueError, match=r"expected \{keyring: NAME\}") as caught:
+        parse_secret_source(value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_sections_are_frozen_and_refuse_unknown_keys() -> None:
+    config = Config()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.platforms = ()  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Config.model_validate({"nonsense": 1})
+
+
+def test_registries_by_name_and_their_platforms() -> None:
+    own = Registry(name="b", url="b.example", platforms=("linux/arm64",))
+    config = Config(registries=(Registry(name="a", url="a.example"),)).with_registry(own)
+    assert config.registry("b") is own
+    assert config.registry("c") is None
+    assert [config.platforms_of(registry) for registry in config.registries] == [("linux/amd64",), ("linux/arm64",)]
+
+
+def test_empty_secrets_of_a_registry_are_not_set() -> None:
+    assert Registry.model_validate({"name": "a", "url": "u", "password": None, "token": None}).password is None
+    with pytest.raises(ValidationError):
+        Registry.model_validate("words")
