@@ -99,7 +99,7 @@ def error_detail(body: bytes) -> str:
         items = msgspec.json.decode(body, type=_Body).errors or ()
         found = "; ".join(f"{item.code}: {item.message}".strip(": ") for item in items[:3])
         return inert(found)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return "" if is_html(body) or body[:1] in b"{[" else inert(body[:_MOST_DETAIL].decode("utf-8", "replace"))
 
@@ -108,7 +108,7 @@ def error_codes(body: bytes) -> frozenset[str]:
     """The codes of an error body, in capitals."""
     try:
         return frozenset(item.code.upper() for item in msgspec.json.decode(body, type=_Body).errors or ())
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return frozenset()
 
 

@@ -41,7 +41,7 @@ def parse_page(body: bytes, kind: str, url: str) -> list[object]:
     """
     try:
         page = msgspec.json.decode(body, type=_Page)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"GET {shown_url(url)}: the answer is not a list of {kind}"
         raise UnexpectedAnswer(message, "check that the URL is that of a registry") from error
     return (page.repositories if kind == "repositories" else page.tags) or []

@@ -63,7 +63,7 @@ def parse_token(body: bytes, now: float, realm: str) -> Token:
     """
     try:
         answer = msgspec.json.decode(body, type=_TokenBody)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"the token service {realm} did not answer with a token"
         raise UnexpectedAnswer(message, "check the realm in the registry's configuration") from error
     text = answer.token or answer.access_token or ""

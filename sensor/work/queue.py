@@ -193,7 +193,7 @@ class TableQueue:
                 row = (await connection.execute(lease)).one()
                 try:
                     work = _DECODER.decode(row.payload)
-                except (msgspec.DecodeError, RecursionError) as error:
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                     aside = {"taken_until": _NEVER, "taken_by": "", "error": f"unreadable: {error}"[:500]}
                     await connection.execute(update(WORK).where(WORK.c.number == number).values(aside))
                     continue
