@@ -289,7 +289,6 @@ class Pipeline:
             await put(connection, entry, now=self._now().timestamp())
             await self.queue.done(item, connection=connection)
         self.filled()
-        self._publish(events.JobFinished(at=self._now(), link=work.link, job=work.job, status="completed"))
 
     async def _answer_failed(
         self, work: JobRequest, item: Item, reason: str, started: datetime, digest: Digest | None = None
@@ -318,7 +317,6 @@ class Pipeline:
             await put(connection, entry, now=self._now().timestamp())
             await self.queue.done(item, connection=connection)
         self.filled()
-        self._publish(events.JobFinished(at=self._now(), link=work.link, job=work.job, status="failed", error=reason))
 
     async def _rematch_one(self, stored: StoredImage) -> bool:
         now = rfc3339(self._now())

@@ -260,7 +260,7 @@ def _check_schedule(path: KeyPath, schedule: Schedule, found: _Findings) -> None
         case "on_push":
             found.wrong(path, "on_push needs an event source, and this version has none; use {every: 15m} instead")
         case Every(every=seconds):
-            _check_between((*path, "every"), seconds, 60.0, 366 * _DAY, found)
+            _check_between((*path, "every"), seconds, 5.0, 366 * _DAY, found)
         case Cron(cron=expression):
             if complaint := check_cron(expression):
                 found.wrong((*path, "cron"), f"not a cron expression: {complaint}")

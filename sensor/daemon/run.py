@@ -119,6 +119,9 @@ class Daemon:
     async def _settle_start(self) -> None:
         """Before anything new: say what is there, and put again what the queue may have lost."""
         app = self._app
+        # the state is locked for this process alone: whatever is leased was held by one that died
+        await app.queue.recover()
+        await app.engine.judge.layers.store.recover()
         names = app.engine.sites.names()
         app.publish(events.SensorStarted(at=app.clock(), version=VERSION, registries=names))
         self._tell_advisories()

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from sqlalchemy import (
@@ -20,6 +20,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
+    Row,
     Table,
     Text,
     delete,
@@ -163,27 +164,33 @@ class ImageStore:
         """The next images that were matched against other advisories than these, in the order of (subject, manifest).
 
         Go on with `after=(image.subject, image.inventory.manifest)` of the last one until nothing comes, so that an image that cannot be
-        matched does not come again and again.
+        matched does not come again and again. An inventory that cannot be read any more is passed over, and is `stale` from then on.
         """
-        query = (
-            select(RESULTS, IMAGES.c.body)
-            .join(IMAGES, IMAGES.c.manifest == RESULTS.c.manifest)
-            .where(RESULTS.c.revision != revision, tuple_(RESULTS.c.subject, RESULTS.c.manifest) > tuple_(*after))
-            .order_by(RESULTS.c.subject, RESULTS.c.manifest)
-            .limit(most)
-        )
-        async with self._storage.reading() as connection:
-            rows = (await connection.execute(query)).all()
-        return tuple(
-            StoredImage(
-                subject=row.subject,
-                reported=row.reported,
-                inventory=unpack(row.body, ImageInventory),
-                revision=row.revision,
-                fingerprint=row.fingerprint,
+        damaged: set[Digest] = set()
+        found: list[StoredImage] = []
+        while not found:
+            query = (
+                select(RESULTS, IMAGES.c.body)
+                .join(IMAGES, IMAGES.c.manifest == RESULTS.c.manifest)
+                .where(RESULTS.c.revision != revision, tuple_(RESULTS.c.subject, RESULTS.c.manifest) > tuple_(*after))
+                .order_by(RESULTS.c.subject, RESULTS.c.manifest)
+                .limit(most)
             )
-            for row in rows
-        )
+            async with self._storage.reading() as connection:
+                rows = (await connection.execute(query)).all()
+            if not rows:
+                break
+            after = (rows[-1].subject, rows[-1].manifest)
+            for row in rows:
+                image = _stored(row)
+                if image is None:
+                    damaged.add(row.manifest)
+                else:
+                    found.append(image)
+        if damaged:
+            async with self._storage.transaction() as connection:
+                await connection.execute(update(IMAGES).where(IMAGES.c.manifest.in_(damaged)).values(catalogers=""))
+        return tuple(found)
 
     async def of_subject(self, subject: Digest) -> tuple[Digest, ...]:
         """The manifests that are known of a subject."""
@@ -225,6 +232,20 @@ def result_fingerprint(match: MatchResult, inventory: ImageInventory) -> str:
     """Names what a result says, without which advisories said it: equal fingerprints need no second report."""
     said = (match.findings, match.gaps, inventory.gaps)
     return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
+
+
+def _stored(row: Row[Any]) -> StoredImage | None:
+    try:
+        inventory = unpack(row.body, ImageInventory)
+    except DataError:
+        return None
+    return StoredImage(
+        subject=row.subject,
+        reported=row.reported,
+        inventory=inventory,
+        revision=row.revision,
+        fingerprint=row.fingerprint,
+    )
 
 
 def _batches(values: Iterable[Digest]) -> Iterable[list[Digest]]:

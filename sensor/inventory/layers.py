@@ -149,6 +149,11 @@ class LayerStore:
         """Give the right back, if it is still this owner's."""
         await connection.execute(delete(LEASES).where(LEASES.c.digest == digest, LEASES.c.owner == owner))
 
+    async def recover(self) -> None:
+        """Drop the leases of a former process. Only for a process that has the state to itself."""
+        async with self._storage.transaction() as connection:
+            await connection.execute(delete(LEASES))
+
     async def totals(self) -> dict[str, int]:
         """How many layers are kept, and their bytes: as registries store them, inflated, and what their inventories take here."""
         columns = (

@@ -131,10 +131,6 @@ class JobPoller:
         for job in jobs:
             reference = job.scan.image_ref if job.scan is not None else ""
             self._publish(events.JobClaimed(at=now, link=link.name, job=job.id, type=job.type, reference=reference))
-        for refusal in refusals:
-            self._publish(
-                events.JobFinished(at=now, link=link.name, job=refusal.job, status="failed", error=refusal.reason)
-            )
 
     def _answer(self, refusal: Refusal) -> NewEntry:
         now = rfc3339(self._clock())

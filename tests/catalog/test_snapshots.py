@@ -62,7 +62,7 @@ def listing(tags: dict[str, str], name: str = "app", **more: object) -> SeenRepo
             SeenTag(tag=tag, decision=DEV)
             if content == "-"
             else SeenTag(
-                tag=tag, decision=KEPT, digest=digest(content) if content else None, error=content and "" or "502"
+                tag=tag, decision=KEPT, digest=digest(content) if content else None, error="" if content else "502"
             )
             for tag, content in tags.items()
         ),

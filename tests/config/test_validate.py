@@ -48,7 +48,7 @@ def one(**keys: Any) -> str:
             {"schedule": "on_push"},
             "registries[0].schedule: on_push needs an event source, and this version has none; use {every: 15m}",
         ),
-        ({"schedule": {"every": "5s"}}, "registries[0].schedule.every: expected 1m to 366d"),
+        ({"schedule": {"every": "2s"}}, "registries[0].schedule.every: expected 5s to 366d"),
         ({"schedule": {"cron": "99 * * * *"}}, "registries[0].schedule.cron: not a cron expression: minute"),
         ({"tags": {"exclude": ["ok", "[z-a]"]}}, "registries[0].tags.exclude[1]: not a pattern: the range z-a"),
         ({"repositories": {"include": []}}, "registries[0].repositories.include: an empty list selects nothing"),
