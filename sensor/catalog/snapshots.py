@@ -150,7 +150,10 @@ class Snapshots:
         )
 
     async def mark(self, connection: AsyncConnection, registry: str, standing: Standing, now: datetime) -> bool:
-        """Say where a digest stands now. False, and nothing written, when the catalogue does not hold it: a job may ask for any image."""
+        """Say where a digest stands now. False, and nothing written, when the catalogue does not hold it: a job may ask for any image.
+
+        When it is GONE its tags go with it, so that a listing that still has them makes them new, and the digest is tried again.
+        """
         values: dict[str, object] = {
             "state": standing.state.value,
             "reason": standing.reason,
@@ -167,7 +170,15 @@ class Snapshots:
             # a scan that ends after its last tag went must not bring the digest back
             DIGESTS.c.state != DigestState.GONE.value,
         )
-        return (await connection.execute(statement.values(values))).rowcount == 1
+        if (await connection.execute(statement.values(values))).rowcount != 1:
+            return False
+        if standing.state is DigestState.GONE:
+            tags = update(TAGS).where(
+                TAGS.c.registry == registry, TAGS.c.digest == standing.digest, TAGS.c.state.in_(_HOLDING)
+            )
+            gone = {"state": TagState.GONE.value, "reason": standing.reason, "changed_at": now.timestamp()}
+            await connection.execute(tags.values(gone))
+        return True
 
     async def standing(self, registry: str, digest: Digest) -> Standing | None:
         """Where a digest stands, or None when the catalogue does not hold it."""

@@ -178,8 +178,6 @@ class Concurrency(Section):
     layers: int = Field(default=2, ge=1, le=64)
     """Layers streamed at once, over all images; each has its own child process."""
     connections_per_host: int = Field(default=8, ge=1, le=100)
-    sweeps: int = Field(default=2, ge=1, le=32)
-    """Registries crawled at once."""
 
 
 class LimitSettings(Section):
@@ -210,7 +208,7 @@ class Advisories(Connection):
     """Fetched from base URLs; directories are imported whole."""
     update: Schedule = "daily"
     max_age: Duration = 7 * 86400.0
-    """Older data is reported as a warning in every result and by /readyz."""
+    """Older data is called a problem by `status` and /readyz; every result names the age of its data."""
 
 
 class Health(Section):

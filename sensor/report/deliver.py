@@ -266,14 +266,15 @@ class Deliverer:
 
     def _pause(self, link: str, line: _Line, error: SensorError) -> float:
         """Leave a link alone for a while: longer and longer while it is down, a minute or so while it refuses."""
-        if isinstance(error, Unavailable):
+        is_down = isinstance(error, (Unavailable, NothingStored))
+        if is_down:
             pause = max(1.0, self._jitter(0.0, min(_LINK_CAP, 2.0 * 2 ** min(line.failures, 10))))
         else:
             pause = _REFUSED_PAUSE * self._jitter(0.5, 1.0)
         pause = max(pause, error.retry_after or 0.0)
         line.failures += 1
         line.paused_until = self._clock() + pause
-        self._announce(link, line, "down" if isinstance(error, Unavailable) else "refused", error)
+        self._announce(link, line, "down" if is_down else "refused", error)
         return pause
 
     def _announce(self, link: str, line: _Line, state: str, error: SensorError | None = None) -> None:

@@ -217,6 +217,19 @@ async def test_every_ending_is_kept_with_its_reason(catalogue: Catalogue) -> Non
     assert standing.artifact_class is ArtifactClass.IMAGE
 
 
+async def test_a_digest_that_a_scan_did_not_find_takes_its_tags_along_and_is_tried_again_if_they_are_listed(
+    catalogue: Catalogue,
+) -> None:
+    await catalogue.see(listing({"v1": "a", "v2": "a", "v3": "b"}))
+    assert await catalogue.mark("a", DigestState.GONE, reason="404")
+    assert await catalogue.ledger() == {"listed": 3, "gone": 2, "queued": 1}
+    assert (await catalogue.snapshots.known("main")).tags["app"]["v1"].reason == "404"
+    assert (await catalogue.see(listing({"v2": "a", "v3": "b"}))).queued == (
+        Place(repository="app", tag="v2", digest=digest("a")),
+    )
+    assert await catalogue.ledger() == {"listed": 3, "gone": 1, "queued": 2}
+
+
 async def test_the_caller_s_transaction_decides(catalogue: Catalogue, storage: Storage) -> None:
     seen = Crawl(registry="main", repositories=(listing({"v1": "a"}),))
     diff = diff_catalogue(await catalogue.snapshots.known("main"), seen)
@@ -301,7 +314,7 @@ CONTENTS = st.sampled_from(["", "-", "a", "b", "c"])
 LISTINGS = st.dictionaries(st.sampled_from(["x", "y"]), st.dictionaries(st.sampled_from(["v1", "v2", "v3"]), CONTENTS))
 ENDINGS = st.tuples(
     st.sampled_from(["a", "b", "c"]),
-    st.sampled_from([DigestState.SCANNED, DigestState.FAILED, DigestState.SKIPPED, DigestState.QUEUED]),
+    st.sampled_from(DigestState),
 )
 STEPS = st.one_of(st.tuples(LISTINGS, st.booleans(), st.booleans()), ENDINGS, st.just("prune"))
 
@@ -372,7 +385,13 @@ async def follow(catalogue: Catalogue, history: list[object]) -> None:
             case (str(content), DigestState() as state):
                 held = await catalogue.mark(content, state)
                 assert held == (content in model.ends)
-                if held:
+                if held and state is DigestState.GONE:
+                    del model.ends[content]
+                    model.tags = {
+                        key: ("gone" if value[1] == content and value[0] in {"kept", "failed"} else value[0], value[1])
+                        for key, value in model.tags.items()
+                    }
+                elif held:
                     model.ends[content] = state
             case (dict(seen), bool(all_repositories), bool(all_tags)):
                 repositories = [listing(tags, name=name, complete=all_tags) for name, tags in seen.items()]

@@ -340,6 +340,17 @@ async def test_a_lease_belongs_to_one(storage: Storage, layers: Layers, clock: C
         assert await store.claim(connection, digest, "one", lease)
 
 
+async def test_a_new_start_waits_for_no_former_process(
+    storage: Storage, registry: MemoryRegistry, layers: Layers
+) -> None:
+    descriptor = blob(registry, b"data")
+    async with storage.transaction() as connection:
+        assert await layers.store.claim(connection, descriptor.digest, "killed", timedelta(minutes=5))
+    await layers.store.recover()
+    assert await leases(storage) == 0
+    assert (await layers.fetch(registry, "app", descriptor)).bytes_fetched == 4
+
+
 async def test_the_lease_of_a_slow_fetch_is_renewed(
     storage: Storage, registry: MemoryRegistry, reader: Reader, clock: Clock
 ) -> None:

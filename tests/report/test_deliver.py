@@ -218,11 +218,11 @@ async def test_pauses_grow_and_heed_what_the_server_asks(bench: Bench) -> None:
     assert await bench.drain() == 500
 
 
-async def test_a_week_without_the_control_plane_loses_nothing(bench: Bench) -> None:
+async def test_a_long_time_without_the_control_plane_loses_nothing(bench: Bench) -> None:
     await bench.add()
     job = await bench.add_job()
     bench.plane.fail("ready", Fault(status=502, times=10**9))
-    await bench.drain_for(7 * 86_400)
+    await bench.drain_for(6 * 3600)
     bench.plane._faults.clear()
     await bench.drain_for(600)
     assert (len(bench.plane.standalone), job.status, rows(job)) == (1, "COMPLETED", 1)
@@ -591,6 +591,15 @@ class FullDisk(Outbox):
     failures = 1
     is_retryable = True
 
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage)
+        self.recovered: asyncio.Queue[int] = asyncio.Queue()
+
+    async def recover(self, now: float, link: str | None = None) -> int:
+        found = await super().recover(now, link)
+        self.recovered.put_nowait(found)
+        return found
+
     async def uploaded(self, entry: Entry, now: float) -> Entry:
         if self.failures:
             self.failures -= 1
@@ -600,13 +609,12 @@ class FullDisk(Outbox):
 
 async def test_a_full_disk_pauses_and_what_was_being_sent_is_settled(bench: Bench) -> None:
     scripted = Scripted()
-    bench.outbox = FullDisk(bench.storage)
+    bench.outbox = outbox = FullDisk(bench.storage)
     deliverer = bench.make({"l": scripted})
     await bench.add()
     running = asyncio.ensure_future(deliverer.run())
     first = json.loads(await scripted.uploaded.get())["scan"]["id"]
-    while (await bench.only()).state is not State.WAITING:
-        await asyncio.sleep(0)
+    assert [await outbox.recovered.get(), await outbox.recovered.get()] == [0, 1]
     deliverer.wake()
     assert json.loads(await scripted.uploaded.get())["scan"]["id"] != first
     deliverer.stop()
@@ -615,8 +623,8 @@ async def test_a_full_disk_pauses_and_what_was_being_sent_is_settled(bench: Benc
 
 
 async def test_a_state_database_that_is_gone_ends_the_loop(bench: Bench) -> None:
-    bench.outbox = FullDisk(bench.storage)
-    bench.outbox.is_retryable = False
+    bench.outbox = outbox = FullDisk(bench.storage)
+    outbox.is_retryable = False
     await bench.add()
     with pytest.raises(ExceptionGroup) as caught:
         await bench.make({"l": Scripted()}).run()

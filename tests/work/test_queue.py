@@ -240,6 +240,21 @@ async def test_release_gives_back_as_if_never_taken(queue: TableQueue) -> None:
     assert (await take(queue)).attempts == 1
 
 
+async def test_a_new_start_frees_what_a_killed_process_held_at_once(queue: TableQueue, storage: Storage) -> None:
+    for name in ("held", "waiting", "unreadable"):
+        await queue.put(scan(name), Lane.NOW)
+    lost = await take(queue)
+    async with storage.transaction() as connection:
+        await connection.execute(update(WORK).where(WORK.c.key == key_of(scan("unreadable"))).values(payload="?"))
+    assert tag_of(await queue.take("w", ALL_LANES)) == "waiting"
+    assert await queue.take("w", ALL_LANES) is None
+    assert await queue.recover() == 2
+    again = await take(queue)
+    assert (tag_of(again), again.attempts) == ("held", 2)
+    assert not await queue.done(lost)
+    assert (await queue.counts())[Lane.NOW] == LaneCounts(waiting=1, taken=1, unreadable=1, oldest=START)
+
+
 async def test_a_sweep_asked_for_while_it_runs_runs_once_more(queue: TableQueue) -> None:
     await queue.put(SweepRequest(registry="main"), Lane.NEW)
     running = await take(queue)
