@@ -19,9 +19,7 @@ demo: setup ## run the main job on embedded defaults (ONCE=1: one sweep, then ex
 	@$(BIN)/harborguard-sensor demo $(if $(ONCE),--once) $(if $(ADVISORIES),--advisories $(ADVISORIES))
 
 test: dev ## run every test, in random order, with the coverage gates
-	@$(BIN)/python -m coverage erase
-	@$(BIN)/python -m pytest --cov --cov-report= $(TESTS)
-	@$(if $(TESTS),true,$(BIN)/python .ci/coverage_gate)
+	@$(if $(TESTS),$(BIN)/python -m pytest $(TESTS),$(BIN)/python -m coverage erase && $(BIN)/python -m pytest --cov --cov-report= && $(BIN)/python .ci/coverage_gate)
 
 check: dev ## static gates, and a smoke run of the built wheel
 	@$(BIN)/ruff format --check .
@@ -35,18 +33,20 @@ format: dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 
 bench: dev ## compare with Syft, Trivy and the floor on real images (takes minutes, needs root for debootstrap)
+	@.ci/setup tools debootstrap
 	@$(BIN)/python -m benchmarks.compare $(BENCH)
 
 fresh: ## prove both commands on a bare Debian root made by debootstrap (needs root; SUITE=trixie, QUICK=1)
 	@.ci/fresh $(SUITE) $(if $(QUICK),quick)
 
-image: ## build the container image from a local base made by debootstrap (needs root)
-	@deploy/build-image
+image: ## build the container image into dist/image from a local base, and prove it (needs root)
+	@.ci/image
 
 lock: dev ## renew the hashed locks from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" pyproject.toml -o requirements/runtime.lock
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements/dev.lock
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" requirements/build.in -o requirements/build.lock
 	@$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.lock
 
 clean: ## remove everything that the other targets made

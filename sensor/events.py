@@ -222,6 +222,8 @@ class ConfigReloaded:
     at: datetime
     error: str = ""
     changes: tuple[str, ...] = field(default=())
+    registries: tuple[str, ...] | None = None
+    """The registries in force now; None when they are as they were."""
 
 
 Event: TypeAlias = (

@@ -13,7 +13,6 @@ from functools import partial
 
 from sensor import events
 from sensor.advisories.shelf import AdvisoryShelf
-from sensor.errors import SensorError
 from sensor.events import Publish
 from sensor.inventory.image import (
     InventoriedImage,
@@ -126,10 +125,11 @@ class Judge:
                 publish=self.publish,
                 accept_gaps=accept_gaps,
             )
-        except SensorError:
+            match = await self.advisories.use(partial(match_inventory, taken.inventory))
+        except BaseException:
+            # whatever ends it: an image that is shown as running for ever would keep the heartbeat at "scanning"
             self.publish(events.ImageStopped(digest=image.subject))
             raise
-        match = await self.advisories.use(partial(match_inventory, taken.inventory))
         result = ImageResult(
             reference=str(place.reference),
             digest=identity,

@@ -12,14 +12,16 @@ Everything is passed in (see daemon/app.py). Decides nothing about when: trigger
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
 import msgspec
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor import events
@@ -30,7 +32,7 @@ from sensor.config import schema
 from sensor.control_plane import wire
 from sensor.control_plane.jobs import scanner_notes
 from sensor.control_plane.links import Link
-from sensor.errors import DataError, SensorError
+from sensor.errors import ConfigError, DataError, SensorError, StateError
 from sensor.inventory.image import NotAnImage
 from sensor.inventory.images import StoredImage, result_fingerprint
 from sensor.judge import Judge, Judged, Place, Verdict, rfc3339
@@ -54,6 +56,8 @@ _FIRST_RETRY, _LONGEST_RETRY = timedelta(minutes=1), timedelta(hours=6)
 _HOPELESS_RETRY = timedelta(hours=24)
 """Errors that need a change of configuration are tried again daily: the change may have come."""
 
+log = structlog.get_logger()
+
 
 class Sites(Protocol):
     """The registries and links in force; both change when the configuration is reloaded."""
@@ -64,7 +68,7 @@ class Sites(Protocol):
     def registry(self, name: str) -> tuple[schema.Registry, Registry]:
         """A configured registry and its client; ConfigError when it left the configuration."""
 
-    def registry_for(self, reference: Reference, link: str) -> tuple[schema.Registry, Registry]:
+    async def registry_for(self, reference: Reference, link: str) -> tuple[schema.Registry, Registry]:
         """The registry that serves a reference which a link's job names; ConfigError when there is none."""
 
     def platforms(self, settings: schema.Registry) -> tuple[Platform, ...]:
@@ -103,13 +107,11 @@ class Pipeline:
         known = await self.snapshots.known(name)
         seen = await crawl(client, settings, known=known)
         diff = diff_catalogue(known, seen)
-        async with self.storage.transaction() as connection:
+        async with self._ending(item) as connection:
             advance = await self.snapshots.advance(connection, diff, self._now())
             for place in advance.queued:
                 request = ScanRequest(registry=name, repository=place.repository, tag=place.tag, digest=place.digest)
                 await self.queue.put(request, Lane.NEW, connection=connection)
-            await self.queue.done(item, connection=connection)
-        self.queue.wake()
         await self._tell(seen, diff)
 
     async def scan(self, work: ScanRequest, item: Item) -> None:
@@ -122,9 +124,11 @@ class Pipeline:
             verdict = await self.judge.judge(place, work.digest, platforms, accept_gaps=item.attempts >= LAST_ATTEMPT)
         except RegistryNotFound as error:
             gone = Standing(digest=work.digest, state=DigestState.GONE, reason=error.message)
-            async with self.storage.transaction() as connection:
+            async with self._ending(item) as connection:
                 await self.snapshots.mark(connection, work.registry, gone, self._now())
-                await self.queue.done(item, connection=connection)
+        except StateError:
+            # a full disk here is not the image's failure
+            raise
         except SensorError as error:
             await self._fail_scan(work, item, reference, error)
         else:
@@ -137,10 +141,12 @@ class Pipeline:
         is_last = item.attempts >= LAST_ATTEMPT
         try:
             reference = parse_reference(work.reference)
-            settings, client = self.sites.registry_for(reference, work.link)
+            settings, client = await self.sites.registry_for(reference, work.link)
             place = Place(name=settings.name, client=client, reference=reference)
             platforms = self.sites.platforms(settings)
             verdict = await self.judge.judge(place, reference.target, platforms, accept_gaps=is_last)
+        except StateError:
+            raise
         except SensorError as error:
             if error.retryable and not is_last:
                 await self.queue.retry(item, self._next_try(item, error), error.message)
@@ -162,9 +168,12 @@ class Pipeline:
         while revision and (batch := await self.judge.images.outdated(revision, after=after)):
             after = (batch[-1].subject, batch[-1].inventory.manifest)
             for stored in batch:
-                changed += await self._rematch_one(stored)
-                images += 1
-            await self.queue.extend(item)
+                try:
+                    changed += await self._rematch_one(stored)
+                    images += 1
+                except DataError as error:
+                    # one image must not keep all behind it from being matched
+                    log.warning("image not matched again", digest=stored.subject, error=error.message)
         await self.queue.done(item)
         self.filled()
         seconds = time.monotonic() - began
@@ -206,13 +215,15 @@ class Pipeline:
 
     async def _finish_scan(self, work: ScanRequest, item: Item, verdict: Verdict) -> None:
         link = self.sites.link_for(work.registry)
-        async with self.storage.transaction() as connection:
-            for judged in verdict.judged:
+        # made before the transaction: a large envelope takes a while, and everybody waits for the write lock
+        entries = [None if link is None else await self._entry(link, judged.result) for judged in verdict.judged]
+        async with self._ending(item) as connection:
+            for judged, entry in zip(verdict.judged, entries, strict=True):
                 changed = await self._store(connection, verdict.digest, judged)
-                if link is not None and (changed or not judged.image.known):
-                    await self._report(connection, link, judged.result)
+                # a digest that is new here is reported even if a job, or another registry with another link, brought the image before
+                if entry is not None and (changed or item.lane is not Lane.AGAIN):
+                    await put(connection, entry, now=self._now().timestamp())
             await self.snapshots.mark(connection, work.registry, _standing(verdict), self._now())
-            await self.queue.done(item, connection=connection)
         self.filled()
 
     async def _fail_scan(self, work: ScanRequest, item: Item, reference: Reference, error: SensorError) -> None:
@@ -220,12 +231,8 @@ class Pipeline:
         hopeless = isinstance(error, DataError) and not error.retryable
         next_try = None if hopeless else self._next_try(item, error)
         standing = Standing(digest=work.digest, state=DigestState.FAILED, reason=error.message, next_try=next_try)
-        async with self.storage.transaction() as connection:
+        async with self._ending(item, again=next_try, error=error.message) as connection:
             await self.snapshots.mark(connection, work.registry, standing, self._now())
-            if next_try is None:
-                await self.queue.done(item, connection=connection)
-            else:
-                await self.queue.retry(item, next_try, error.message, connection=connection)
         self._publish(
             events.ImageFailed(
                 at=self._now(),
@@ -237,6 +244,22 @@ class Pipeline:
                 next_try=next_try,
             )
         )
+
+    @contextlib.asynccontextmanager
+    async def _ending(
+        self, item: Item, *, again: datetime | None = None, error: str = ""
+    ) -> AsyncIterator[AsyncConnection]:
+        """The one transaction that ends a piece of work (or puts it off); when another worker has the work by now, nothing of it stays."""
+        async with self.storage.transaction() as connection:
+            if again is None:
+                held = await self.queue.done(item, connection=connection)
+            else:
+                held = await self.queue.retry(item, again, error, connection=connection)
+            if not held:
+                message = f"{item.key!r} took so long that another worker has it now"
+                raise StateError(message, "nothing is lost: it is done again", retryable=True)
+            yield connection
+        self.queue.wake()
 
     async def _store(self, connection: AsyncConnection, subject: Digest, judged: Judged) -> bool:
         """Keep an inventory and note what matching gave; True when that is news."""
@@ -254,11 +277,12 @@ class Pipeline:
             connection, subject, inventory.manifest, result.match.revision, fingerprint
         )
 
-    async def _report(self, connection: AsyncConnection, link: Link, result: ImageResult) -> None:
+    async def _entry(self, link: Link, result: ImageResult) -> NewEntry:
+        """A result as the outbox takes it."""
         scan_id = new_scan_id()
         make = partial(envelope, sensor=self.sites.identity(link.name), limits=self.judge.layers.limits)
         document = await asyncio.to_thread(make, result, scan_id=scan_id)
-        entry = NewEntry(
+        return NewEntry(
             link=link.name,
             kind=Kind.STANDALONE,
             scan_id=scan_id,
@@ -266,7 +290,6 @@ class Pipeline:
             digest=result.digest,
             body=document.body,
         )
-        await put(connection, entry, now=self._now().timestamp())
 
     async def _answer(self, work: JobRequest, item: Item, verdict: Verdict) -> None:
         result = verdict.judged[0].result
@@ -283,11 +306,10 @@ class Pipeline:
             outcome="completed",
             error="; ".join((*notes, *document.shortened)),
         )
-        async with self.storage.transaction() as connection:
+        async with self._ending(item) as connection:
             for judged in verdict.judged:
                 await self._store(connection, verdict.digest, judged)
             await put(connection, entry, now=self._now().timestamp())
-            await self.queue.done(item, connection=connection)
         self.filled()
 
     async def _answer_failed(
@@ -313,9 +335,8 @@ class Pipeline:
             outcome="failed",
             error=reason,
         )
-        async with self.storage.transaction() as connection:
+        async with self._ending(item) as connection:
             await put(connection, entry, now=self._now().timestamp())
-            await self.queue.done(item, connection=connection)
         self.filled()
 
     async def _rematch_one(self, stored: StoredImage) -> bool:
@@ -325,14 +346,25 @@ class Pipeline:
         result = ImageResult(
             reference="", digest=stored.reported, inventory=inventory, match=match, started_at=now, finished_at=now
         )
-        reports = [found for name in self.sites.names() if (found := await self._place_of(name, stored.subject))]
+        fingerprint = result_fingerprint(match, inventory)
+        entries = await self._news(stored, result) if fingerprint != stored.fingerprint else ()
         async with self.storage.transaction() as connection:
             changed = await self.judge.images.result_changed(
-                connection, stored.subject, inventory.manifest, match.revision, result_fingerprint(match, inventory)
+                connection, stored.subject, inventory.manifest, match.revision, fingerprint
             )
-            for link, reference in reports if changed else ():
-                await self._report(connection, link, msgspec.structs.replace(result, reference=reference))
+            for entry in entries if changed else ():
+                await put(connection, entry, now=self._now().timestamp())
         return changed
+
+    async def _news(self, stored: StoredImage, result: ImageResult) -> tuple[NewEntry, ...]:
+        """A changed result for each link that knows the image; once, wherever else the same digest is."""
+        entries: dict[str, NewEntry] = {}
+        for registry in self.sites.names():
+            found = await self._place_of(registry, stored.subject)
+            if found is not None and found[0].name not in entries:
+                link, reference = found
+                entries[link.name] = await self._entry(link, msgspec.structs.replace(result, reference=reference))
+        return tuple(entries.values())
 
     async def _place_of(self, registry: str, subject: Digest) -> tuple[Link, str] | None:
         """The link and the reference under which a registry's image is reported; None without either."""
@@ -340,7 +372,11 @@ class Pipeline:
         places = await self.snapshots.places(registry, subject)
         if link is None or not places:
             return None
-        host = self.sites.registry(registry)[1].host
+        try:
+            host = self.sites.registry(registry)[1].host
+        except ConfigError:
+            # it left the configuration a moment ago
+            return None
         return link, str(Reference(registry=host, repository=places[0].repository, tag=places[0].tag))
 
     def _next_try(self, item: Item, error: SensorError) -> datetime:

@@ -131,9 +131,7 @@ class StatusBoard:
         match event:
             case events.SensorStarted():
                 self._version, self._started = event.version, event.at
-                self._registries = {
-                    name: self._registries.get(name) or RegistryStatus(name=name) for name in event.registries
-                }
+                self._show(event.registries)
             case events.SweepStarted():
                 self._registry(event.registry).state = "sweeping"
             case events.SweepFinished():
@@ -181,7 +179,8 @@ class StatusBoard:
                 link.refused += 1
                 link.error = event.error
             case events.ConfigReloaded():
-                pass
+                if event.registries is not None:
+                    self._show(event.registries)
             case _:
                 assert_never(event)
 
@@ -261,6 +260,9 @@ class StatusBoard:
         )
         while len(self._failures) > _KEPT_FAILURES:
             del self._failures[min(self._failures, key=lambda digest: self._failures[digest].at)]
+
+    def _show(self, names: tuple[str, ...]) -> None:
+        self._registries = {name: self._registry(name) for name in names}
 
     def _registry(self, name: str) -> RegistryStatus:
         return self._registries.setdefault(name, RegistryStatus(name=name))

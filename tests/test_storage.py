@@ -8,7 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -377,15 +378,21 @@ asyncio.run(main())
 """
 
 
-async def test_a_directory_of_another_user_is_told(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory that other users may enter; pytest closes the parents of its own again and again."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+async def test_a_directory_of_another_user_is_told(open_to_all: Path) -> None:
+    closed = open_to_all / "closed"
     closed.mkdir(mode=0o755)
-    owned = tmp_path / "owned"
+    owned = open_to_all / "owned"
     await (await open_storage(owned)).close()
     owned.chmod(0o755)
     (owned / "lock").chmod(0o666)
-    for path in (tmp_path, *tmp_path.parents[:-2]):
-        path.chmod(path.stat().st_mode | 0o055)
     done = await asyncio.create_subprocess_exec(
         "setpriv",
         "--reuid=65534",

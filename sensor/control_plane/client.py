@@ -34,7 +34,7 @@ from sensor.control_plane.errors import (
     WrongAddress,
 )
 from sensor.control_plane.links import Link
-from sensor.errors import ControlPlaneError, DataError, NetworkError, SecretError
+from sensor.errors import ConfigError, ControlPlaneError, DataError, NetworkError, SecretError
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.route import retry_after
 from sensor.secret import describe_source, read_secret
@@ -184,15 +184,19 @@ class ControlPlaneClient:
             # the open-source server reads the first form only, the hosted one either
             key = self._key()
             headers |= {"Authorization": f"Bearer {key}", "X-API-Key": key}
-        async with asyncio.timeout(seconds):
-            return await self._transport.fetch(
-                method,
-                self.link.url + path,
-                headers=headers,
-                body=body,
-                most_bytes=self._limits.answer_bytes,
-                retry=NO_RETRY,
-            )
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._transport.fetch(
+                    method,
+                    self.link.url + path,
+                    headers=headers,
+                    body=body,
+                    most_bytes=self._limits.answer_bytes,
+                    retry=NO_RETRY,
+                )
+        except ConfigError as error:
+            # a CA file that cannot be read: the link's trouble, not a reason to stop the sensor
+            raise ControlPlaneError(error.message, error.advice) from error
 
     def _key(self) -> str:
         key = read_secret(self.link.api_key).reveal().strip()

@@ -173,7 +173,7 @@ async def build_app(
                 clients[link.name],
                 engine.storage,
                 queue,
-                sensor=engine.sites.identity(link.name),
+                identity=partial(engine.sites.identity, link.name),
                 publish=publish,
                 clock=clock,
                 answered=deliverer.wake,

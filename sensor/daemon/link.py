@@ -64,14 +64,17 @@ class LinkKeeper:
     async def run(self) -> None:
         """Register and beat until cancelled. A beat that is refused leads back to registering."""
         failures = 0
+        now = asyncio.get_running_loop().time
         while True:
+            began = now()
             try:
                 if not self._registered.is_set():
                     await self._register()
                     failures = 0
                 await self._beat()
                 failures = 0
-                pause = self._link.heartbeat
+                # counted from the beginning: a slow answer must not make the next beat late
+                pause = max(0.0, self._link.heartbeat - (now() - began))
             except (ControlPlaneError, SecretError) as error:
                 failures += 1
                 self._fail(error)

@@ -5,6 +5,7 @@ A few lines on purpose: the packages that offer this are stale.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 
@@ -33,3 +34,10 @@ def watchdog_seconds() -> float | None:
     if not text.isdigit() or (pid and pid != str(os.getpid())):
         return None
     return int(text) / 2_000_000 or None
+
+
+async def feed_watchdog(interval: float) -> None:
+    """Tell systemd that the event loop turns, every `interval` seconds, for ever."""
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)

@@ -11,8 +11,8 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, assert_never
@@ -21,11 +21,12 @@ import structlog
 
 from sensor import events
 from sensor.advisories.update import update
-from sensor.catalog.snapshots import Place
 from sensor.config.load import Loaded
 from sensor.config.schema import Config, Schedule
 from sensor.daemon.app import App
-from sensor.daemon.notify import notify, watchdog_seconds
+from sensor.daemon.notify import feed_watchdog, notify, watchdog_seconds
+from sensor.daemon.settle import put_stale, settle
+from sensor.daemon.sites import changes_between
 from sensor.errors import ConfigError, SensorError, StateError
 from sensor.health.server import serve_health
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest
@@ -40,6 +41,8 @@ _ADVISORY_LOOK_SECONDS = 15.0
 _EXTEND_SECONDS = 60.0
 _IDLE_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 3600.0
+_STATE_SECONDS = 30.0
+"""Pause before something is tried again that a full disk or a locked database did not let happen."""
 
 _Loop: TypeAlias = Coroutine[Any, Any, None]
 
@@ -49,15 +52,24 @@ log = structlog.get_logger()
 class Daemon:
     """The running sensor. `reload` gives a new configuration, or raises ConfigError."""
 
-    def __init__(self, app: App, *, reload: Callable[[], Loaded]) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        reload: Callable[[], Loaded],
+        drain_seconds: float = DRAIN_SECONDS,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._app = app
         self._reload = reload
+        self._drain_seconds = drain_seconds
+        self._sleep = sleep
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
         self._hung_up = asyncio.Event()
-        self._busy = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._held: set[Item] = set()
+        """What is being worked on."""
+        self._updating = asyncio.Lock()
         self.health_url = ""
 
     def stop(self) -> None:
@@ -85,16 +97,18 @@ class Daemon:
             stack.callback(app.schedules.stop)
             await self._settle_start()
             async with asyncio.TaskGroup() as group:
-                loops = [group.create_task(loop, name=name) for name, loop in self._loops()]
-                self._plan_schedules()
+                loops = {name: group.create_task(loop, name=name) for name, loop in self._loops()}
+                self._plan_schedules(app.engine.sites.config)
                 self._ready.set()
                 notify("READY=1")
                 await self._stop.wait()
                 notify("STOPPING=1")
-                log.info("draining", busy=self._busy)
+                log.info("draining", busy=len(self._held))
                 app.schedules.stop()
-                await self._drain()
-                for task in loops:
+                pollers = [group.create_task(parts.poller.stop()) for parts in app.links]
+                ending = [task for name, task in loops.items() if name == "delivery" or name.startswith("worker ")]
+                await self._drain([*ending, *pollers])
+                for task in (*loops.values(), *pollers):
                     task.cancel()
         log.info("stopped")
 
@@ -109,11 +123,13 @@ class Daemon:
             loops.append((f"heartbeat {parts.link.name}", parts.keeper.run()))
             loops.append((f"jobs {parts.link.name}", parts.poller.run(parts.keeper)))
         loops.append(("delivery", app.deliverer.run()))
+        loops.append(("leases", self._keep_leases()))
+        loops.append(("stale", put_stale(app)))
         loops.append(("advisories", self._watch_advisories()))
         loops.append(("housekeeping", self._keep_house()))
         loops.append(("reload", self._reload_on_demand()))
         if (interval := watchdog_seconds()) is not None:
-            loops.append(("watchdog", _feed_watchdog(interval)))
+            loops.append(("watchdog", feed_watchdog(interval)))
         return loops
 
     async def _settle_start(self) -> None:
@@ -126,33 +142,37 @@ class Daemon:
         app.publish(events.SensorStarted(at=app.clock(), version=VERSION, registries=names))
         self._tell_advisories()
         for name in names:
-            for place in await app.engine.snapshots.queued(name):
-                await app.queue.put(_scan_request(name, place), Lane.NEW)
-            app.publish(events.LedgerChanged(registry=name, ledger=await app.engine.snapshots.ledger(name)))
-            settings = app.engine.sites.registry(name)[0]
-            known = await app.engine.snapshots.known(name)
-            if settings.schedule != "manual" and not known.tags:
-                # a new registry is looked at now, not at its next turn
-                await app.queue.put(SweepRequest(registry=name, reason="first sweep"), Lane.NOW)
+            await settle(app, name)
         if app.engine.shelf.revision:
             await app.queue.put(RematchRequest(revision=app.engine.shelf.revision), Lane.AGAIN)
 
-    def _plan_schedules(self) -> None:
-        app = self._app
-        config = app.engine.sites.config
+    def _plan_schedules(self, config: Config) -> None:
         wanted: dict[str, tuple[Schedule, Callable[[], Awaitable[None]]]] = {
             registry.name: (registry.schedule, partial(self.submit_sweep, registry.name, "schedule"))
             for registry in config.registries
         }
         if config.advisories.sources:
-            wanted["advisories"] = (config.advisories.update, self._update_advisories)
-        app.schedules.replace(wanted)
+            # no registry can have this name
+            wanted["advisories:"] = (config.advisories.update, self._update_advisories)
+        self._app.schedules.replace(wanted)
 
     async def submit_sweep(self, registry: str, reason: str) -> None:
-        """Put a sweep into the queue."""
+        """Put a sweep into the queue, as soon as the state database lets it."""
         lane = Lane.NOW if reason != "schedule" else Lane.NEW
-        await self._app.queue.put(SweepRequest(registry=registry, reason=reason), lane)
-        self._app.queue.wake()
+        await self._surely(partial(self._app.queue.put, SweepRequest(registry=registry, reason=reason), lane))
+
+    async def _surely(self, write: Callable[[], Awaitable[object]]) -> None:
+        """Write to the state database, if need be again until it works."""
+        while True:
+            try:
+                await write()
+            except StateError as error:
+                if not error.retryable:
+                    raise
+                log.warning("the state database is waited for", error=error.message, advice=error.advice)
+                await self._sleep(_STATE_SECONDS)
+            else:
+                return
 
     async def _work(self, worker: str, lanes: tuple[Lane, ...]) -> None:
         queue = self._app.queue
@@ -167,28 +187,45 @@ class Daemon:
             if item is None:
                 await queue.wait(_IDLE_SECONDS)
                 continue
-            self._busy += 1
-            self._idle.clear()
+            self._held.add(item)
             try:
-                async with _keeping(self._app, item):
-                    await self._do(item)
+                await self._do(item)
             except asyncio.CancelledError:
-                await asyncio.shield(queue.release(item))
+                await asyncio.shield(self._let_go(item, queue.release(item)))
                 raise
             except ConfigError as error:
                 # its registry or link left the configuration
                 log.info("work dropped", key=item.key, reason=error.message)
-                await queue.done(item)
+                await self._let_go(item, queue.done(item))
             except SensorError as error:
+                if isinstance(error, StateError) and not error.retryable:
+                    raise
                 log.warning(
                     "work failed", key=item.key, error=error.message, advice=error.advice, attempt=item.attempts
                 )
                 pause = timedelta(seconds=min(3600, 30 * 2 ** min(item.attempts, 7)))
-                await queue.retry(item, self._app.clock() + pause, error.message)
+                await self._let_go(item, queue.retry(item, self._app.clock() + pause, error.message))
             finally:
-                self._busy -= 1
-                if not self._busy:
-                    self._idle.set()
+                self._held.discard(item)
+
+    async def _let_go(self, item: Item, ending: Awaitable[bool]) -> None:
+        """Give an item back, or away. If the state database does not let it, the item comes back when its lease has run out."""
+        try:
+            await ending
+        except StateError as error:
+            if not error.retryable:
+                raise
+            log.warning("work comes back later", key=item.key, error=error.message, advice=error.advice)
+
+    async def _keep_leases(self) -> None:
+        """Hold what is being worked on, however long it takes."""
+        while True:
+            await self._sleep(_EXTEND_SECONDS)
+            for item in tuple(self._held):
+                try:
+                    await self._app.queue.extend(item)
+                except StateError as error:
+                    log.warning("lease not renewed", key=item.key, error=error.message, advice=error.advice)
 
     async def _do(self, item: Item) -> None:
         pipeline = self._app.pipeline
@@ -207,12 +244,15 @@ class Daemon:
     async def _watch_advisories(self) -> None:
         """Notice a swapped database, whoever swapped it, and match everything again."""
         app = self._app
+        if app.engine.sites.config.advisories.sources and not app.engine.shelf.revision:
+            # without data nothing can be judged: do not wait for the schedule
+            await self._update_advisories()
         while True:
             if await app.engine.shelf.refresh():
                 self._tell_advisories()
-                await app.queue.put(RematchRequest(revision=app.engine.shelf.revision), Lane.AGAIN)
-                app.queue.wake()
-            await asyncio.sleep(_ADVISORY_LOOK_SECONDS)
+                request = RematchRequest(revision=app.engine.shelf.revision)
+                await self._surely(partial(app.queue.put, request, Lane.AGAIN))
+            await self._sleep(_ADVISORY_LOOK_SECONDS)
 
     def _tell_advisories(self) -> None:
         summary = self._app.engine.shelf.summary
@@ -222,13 +262,12 @@ class Daemon:
                 "no advisories", error=problem.message if problem else "", advice=problem.advice if problem else ""
             )
             return
-        try:
-            newest: datetime | None = datetime.fromisoformat(summary.newest)
-        except ValueError:
-            newest = None
         self._app.publish(
             events.AdvisoriesChanged(
-                at=self._app.clock(), revision=summary.revision, records=summary.records, newest=newest
+                at=self._app.clock(),
+                revision=summary.revision,
+                records=summary.records,
+                newest=_moment(summary.newest),
             )
         )
 
@@ -241,9 +280,10 @@ class Daemon:
         )
         transport = Transport(route, limits=self._app.engine.sites.limits)
         try:
-            report = await update(
-                settings, transport, Path(config.state.directory), limits=self._app.engine.sites.limits
-            )
+            async with self._updating:
+                report = await update(
+                    settings, transport, Path(config.state.directory), limits=self._app.engine.sites.limits
+                )
             log.info("advisories updated", changed=report.changed, revision=report.revision)
         except SensorError as error:
             log.warning("advisories not updated", error=error.message, advice=error.advice)
@@ -254,7 +294,7 @@ class Daemon:
         """Forget what has been gone for long."""
         app = self._app
         while True:
-            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            await self._sleep(_HOUSEKEEPING_SECONDS)
             before = app.clock() - timedelta(seconds=app.config.state.retain_gone)
             try:
                 keep = await app.engine.snapshots.digests()
@@ -265,13 +305,11 @@ class Daemon:
             except StateError as error:
                 log.warning("housekeeping failed", error=error.message, advice=error.advice)
 
-    async def _drain(self) -> None:
-        """Let running work end; what takes too long is given back when its worker is cancelled."""
+    async def _drain(self, ending: Iterable[asyncio.Task[None]]) -> None:
+        """Let running scans, uploads and polls end; a scan that takes too long is given back when its worker is cancelled."""
         self._app.queue.wake()
         self._app.deliverer.stop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                await self._idle.wait()
+        await asyncio.wait(ending, timeout=self._drain_seconds)
 
     async def _reload_on_demand(self) -> None:
         """SIGHUP: take a new configuration, or keep the old one and say why."""
@@ -280,63 +318,33 @@ class Daemon:
             await self._hung_up.wait()
             self._hung_up.clear()
             notify("RELOADING=1")
+            before = app.engine.sites.config
             try:
-                loaded = await asyncio.to_thread(self._reload)
-                changes = _changes(app.engine.sites.config, loaded.config)
-                await app.engine.sites.replace(loaded.config)
-                self._plan_schedules()
-            except ConfigError as error:
+                config = (await asyncio.to_thread(self._reload)).config
+                self._plan_schedules(config)
+                app.engine.sites.replace(config)
+            except SensorError as error:
+                self._plan_schedules(before)
                 app.publish(events.ConfigReloaded(at=app.clock(), error=error.message))
                 log.error("configuration kept", error=error.message, advice=error.advice)  # noqa: TRY400
             else:
                 names = app.engine.sites.names()
-                app.publish(events.SensorStarted(at=app.clock(), version=VERSION, registries=names))
-                app.publish(events.ConfigReloaded(at=app.clock(), changes=changes))
-                log.info("configuration reloaded", changes=list(changes))
+                app.publish(
+                    events.ConfigReloaded(at=app.clock(), changes=changes_between(before, config), registries=names)
+                )
+                for name in names:
+                    if before.registry(name) is None:
+                        await self._surely(partial(settle, app, name))
             notify("READY=1")
 
 
-def _changes(before: Config, after: Config) -> tuple[str, ...]:
-    """What a reload changed, in words; some things need a restart, and that is said."""
-    found = [
-        f"{name}: changed"
-        for name in ("platforms", "http", "advisories")
-        if getattr(before, name) != getattr(after, name)
-    ]
-    old = {registry.name: registry for registry in before.registries}
-    new = {registry.name: registry for registry in after.registries}
-    found += [f"registry {name}: removed" for name in old if name not in new]
-    found += [f"registry {name}: added" for name in new if name not in old]
-    found += [f"registry {name}: changed" for name in new if name in old and old[name] != new[name]]
-    found += [
-        f"{name}: changed, but in force only after a restart"
-        for name in ("control_plane", "concurrency", "limits", "state", "health", "logging")
-        if getattr(before, name) != getattr(after, name)
-    ]
-    return tuple(found)
-
-
-def _scan_request(registry: str, place: Place) -> ScanRequest:
-    return ScanRequest(registry=registry, repository=place.repository, tag=place.tag, digest=place.digest)
-
-
-@contextlib.asynccontextmanager
-async def _keeping(app: App, item: Item) -> AsyncIterator[None]:
-    """Hold an item's lease while it is worked on."""
-
-    async def extend() -> None:
-        while True:
-            await asyncio.sleep(_EXTEND_SECONDS)
-            with contextlib.suppress(StateError):
-                await app.queue.extend(item)
-
-    task = asyncio.ensure_future(extend())
+def _moment(text: str) -> datetime | None:
+    """A time of the advisory database, if it is one."""
     try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 @contextlib.asynccontextmanager
@@ -356,9 +364,3 @@ async def _signals(stop: Callable[[], None], hang_up: Callable[[], None]) -> Asy
         for number, found in before:
             loop.remove_signal_handler(number)
             signal.signal(number, found)
-
-
-async def _feed_watchdog(interval: float) -> None:
-    while True:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(interval)

@@ -1,6 +1,7 @@
 """The registries and links in force: opened when first needed, replaced when the configuration is reloaded.
 
-Implements `pipeline.Sites`. A client whose settings did not change survives a reload with its tokens and connections.
+Implements `pipeline.Sites`. A client whose settings did not change survives a reload with its tokens and connections; one that was replaced
+stays open for the work that still uses it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from sensor.registry.kinds import open_registry
 from sensor.registry.port import Registry as Client
 from sensor.version import VERSION
 
+_MOST_ANONYMOUS = 64
+"""Clients kept for hosts that only jobs name. A control plane may name any number of hosts."""
+
 
 @dataclass(slots=True)
 class ConfiguredSites:
@@ -29,7 +33,13 @@ class ConfiguredSites:
     agents: Mapping[str, str] = field(default_factory=dict)
     """Agent id of each link, as the control planes gave them."""
     links: tuple[Link, ...] = ()
+    """The links over which registries report now. Their connections are made at the start: a new link is served after a restart."""
+    _former: dict[str, Link] = field(default_factory=dict)
+    """Links of an earlier configuration: they are served until the end, so their jobs still come."""
     _clients: dict[str, tuple[Registry, Client]] = field(default_factory=dict)
+    _anonymous: dict[str, Client] = field(default_factory=dict)
+    """By host, the one used last at the end."""
+    _replaced: list[Client] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.links = links_of(self.config)
@@ -50,25 +60,31 @@ class ConfiguredSites:
             raise ConfigError(message, "it was removed; work for it is dropped")
         return settings, self._client(settings)
 
-    def registry_for(self, reference: Reference, link: str) -> tuple[Registry, Client]:
-        """The registry that serves a reference of a job.
+    async def registry_for(self, reference: Reference, link: str) -> tuple[Registry, Client]:
+        """The registry that serves a reference of a job: one that reports over the job's link.
 
-        That is the configured one of that host, or, on the default link, the host itself without credentials. A link that is bound to
-        registries serves no other host.
+        Over the default link, a host that is not configured at all is asked without credentials. No link reaches a registry of another link:
+        the two may belong to different organisations.
 
         Raises:
-            ConfigError: no configured registry has that host, and the link may not go elsewhere.
+            ConfigError: no registry of the link has that host, and the link may not go elsewhere.
         """
-        for settings in self.config.registries:
-            client = self._client(settings)
-            if _same_host(client.host, reference.registry):
-                return settings, client
-        bound = next((found for found in self.links if found.name == link), None)
-        if bound is not None and not bound.is_default:
-            message = f"{reference.registry} is not one of this link's registries ({', '.join(bound.registries)})"
-            raise ConfigError(message, "add the registry to the sensor's configuration")
+        named = [
+            settings
+            for settings in self.config.registries
+            if _same_host(self._client(settings).host, reference.registry)
+        ]
+        for settings in named:
+            reports = self.link_for(settings.name)
+            if reports is not None and reports.name == link:
+                return settings, self._client(settings)
+        found = self._link(link)
+        if named or found is None or not found.is_default:
+            mine = ", ".join(found.registries) if found is not None else ""
+            message = f"{reference.registry} is not one of this link's registries ({mine or 'it has none'})"
+            raise ConfigError(message, "add the registry to the sensor's configuration, under this control plane")
         anonymous = Registry(name="anonymous", url=f"https://{reference.registry}")
-        return anonymous, self._client(anonymous.model_copy(update={"name": f"anonymous {reference.registry}"}))
+        return anonymous, await self._anonymous_client(anonymous, reference.registry.lower())
 
     def platforms(self, settings: Registry) -> tuple[Platform, ...]:
         """The platforms to scan, the one reported under the index digest first."""
@@ -80,7 +96,7 @@ class ConfiguredSites:
 
     def identity(self, link: str) -> wire.Sensor:
         """What this sensor calls itself on a link."""
-        found = next((entry for entry in self.links if entry.name == link), None)
+        found = self._link(link)
         return wire.Sensor(
             version=VERSION,
             scanner_versions={"harborguard-sensor": VERSION},
@@ -88,33 +104,78 @@ class ConfiguredSites:
             name=found.sensor_name if found is not None else "",
         )
 
-    async def replace(self, config: Config) -> None:
-        """Follow a reloaded configuration."""
-        self.config = config
-        self.links = links_of(config)
-        kept = {registry.name: registry for registry in config.registries}
+    def replace(self, config: Config) -> None:
+        """Follow a reloaded configuration.
+
+        Raises:
+            ConfigError: a link's URL is unusable; everything is as it was.
+        """
+        links = links_of(config)
+        self._former |= {link.name: link for link in self.links}
+        kept = {registry.name: registry for registry in config.registries} if config.http == self.config.http else {}
         for name, (settings, client) in list(self._clients.items()):
             if kept.get(name) != settings:
                 del self._clients[name]
-                await client.close()
+                self._replaced.append(client)
+        if config.http != self.config.http:
+            self._replaced += self._anonymous.values()
+            self._anonymous.clear()
+        self.config, self.links = config, links
 
     async def close(self) -> None:
         """Close all clients."""
-        for _, client in self._clients.values():
+        for client in (*(client for _, client in self._clients.values()), *self._anonymous.values(), *self._replaced):
             await client.close()
         self._clients.clear()
+        self._anonymous.clear()
+        self._replaced.clear()
+
+    def _link(self, name: str) -> Link | None:
+        return next((link for link in self.links if link.name == name), self._former.get(name))
+
+    async def _anonymous_client(self, settings: Registry, host: str) -> Client:
+        client = self._anonymous.pop(host, None) or self._open(settings)
+        self._anonymous[host] = client
+        if len(self._anonymous) > _MOST_ANONYMOUS:
+            await self._anonymous.pop(next(iter(self._anonymous))).close()
+        return client
 
     def _client(self, settings: Registry) -> Client:
         known = self._clients.get(settings.name)
         if known is None:
-            client = open_registry(
-                settings,
-                self.config.http,
-                self.limits,
-                connections_per_host=self.config.concurrency.connections_per_host,
-            )
-            known = self._clients[settings.name] = (settings, client)
+            known = self._clients[settings.name] = (settings, self._open(settings))
         return known[1]
+
+    def _open(self, settings: Registry) -> Client:
+        return open_registry(
+            settings,
+            self.config.http,
+            self.limits,
+            connections_per_host=self.config.concurrency.connections_per_host,
+        )
+
+
+def changes_between(before: Config, after: Config) -> tuple[str, ...]:
+    """What a reload changed, in words; some things need a restart, and that is said."""
+    found = [
+        f"{name}: changed"
+        for name in ("platforms", "http", "advisories")
+        if getattr(before, name) != getattr(after, name)
+    ]
+    old = {registry.name: registry for registry in before.registries}
+    new = {registry.name: registry for registry in after.registries}
+    found += [f"registry {name}: removed" for name in old if name not in new]
+    found += [f"registry {name}: added" for name in new if name not in old]
+    found += [f"registry {name}: changed" for name in new if name in old and old[name] != new[name]]
+    found += [
+        f"{name}: changed, but in force only after a restart"
+        for name in ("control_plane", "concurrency", "limits", "state", "health", "logging")
+        if getattr(before, name) != getattr(after, name)
+    ]
+    started = {link.name for link in links_of(before)}
+    if any(link.name not in started for link in links_of(after)):
+        found.append("there is a new link to a control plane: what it is to be told waits for a restart")
+    return tuple(found)
 
 
 _DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})

@@ -69,6 +69,7 @@ class _Line:
     state: str = ""
     failures: int = 0
     paused_until: float = 0.0
+    is_interrupted: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -142,22 +143,18 @@ class Deliverer:
         while not self._stopping:
             line.wake.clear()
             try:
+                if line.is_interrupted:
+                    await self._outbox.recover(self._clock(), link)
+                    line.is_interrupted = False
                 pause = await self.deliver_once(link)
             except StateError as error:
                 if not error.retryable:
                     raise
                 log.warning("delivery paused", link=link, error=error.message, advice=error.advice)
+                # what was being sent when the disk filled up counts as interrupted, as after a crash
+                line.is_interrupted = True
                 pause = _LOST_PAUSE
-                await self._recover_after(error, link)
             await _wait(line.wake, _IDLE if pause is None else min(pause, _IDLE))
-
-    async def _recover_after(self, error: StateError, link: str) -> None:
-        """What was being sent when the disk filled up counts as interrupted, as after a crash."""
-        try:
-            await self._outbox.recover(self._clock(), link)
-        except StateError as again:
-            if not again.retryable:
-                raise again from error
 
     async def _advance(self, client: Uploader, entry: Entry) -> bool:
         """One step of one entry; whether the link surely works."""
@@ -267,10 +264,8 @@ class Deliverer:
     def _pause(self, link: str, line: _Line, error: SensorError) -> float:
         """Leave a link alone for a while: longer and longer while it is down, a minute or so while it refuses."""
         is_down = isinstance(error, (Unavailable, NothingStored))
-        if is_down:
-            pause = max(1.0, self._jitter(0.0, min(_LINK_CAP, 2.0 * 2 ** min(line.failures, 10))))
-        else:
-            pause = _REFUSED_PAUSE * self._jitter(0.5, 1.0)
+        growing = min(_LINK_CAP, 2.0 * 2 ** min(line.failures, 10))
+        pause = max(1.0, self._jitter(0.0, growing)) if is_down else _REFUSED_PAUSE * self._jitter(0.5, 1.0)
         pause = max(pause, error.retry_after or 0.0)
         line.failures += 1
         line.paused_until = self._clock() + pause

@@ -1,7 +1,8 @@
 """When a control plane asks for something: claims its jobs and puts them on disk. Decides nothing about how a job is done.
 
 A claim is for ever and a poll claims up to five, so it polls only with room for five, stores everything in one transaction before
-anything else happens, and never repeats a poll whose answer was lost. A job that cannot be done is answered at once, through the outbox.
+anything else happens, and never repeats a poll whose answer was lost. What could not be stored is kept in memory and stored before the next
+poll. A job that cannot be done is answered at once, through the outbox.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class JobPoller:
         storage: Storage,
         queue: TableQueue,
         *,
-        sensor: wire.Sensor,
+        identity: Callable[[], wire.Sensor],
         publish: Publish,
         clock: Callable[[], datetime],
         answered: Callable[[], None],
@@ -66,17 +67,30 @@ class JobPoller:
         self._client = client
         self._storage = storage
         self._queue = queue
-        self._sensor = sensor
+        self._identity = identity
         self._publish = publish
         self._clock = clock
         self._answered = answered
         self._sleep = sleep
+        self._claimed: tuple[wire.Job, ...] = ()
+        """Claimed and not stored yet."""
+        self._stopping = False
+        self._between = asyncio.Event()
+        self._between.set()
+
+    async def stop(self) -> None:
+        """Poll no more, and wait for a poll under way: what it claims would be lost with it."""
+        self._stopping = True
+        await self._between.wait()
 
     async def run(self, membership: Membership) -> None:
-        """Poll until cancelled, whenever the control plane knows this sensor."""
+        """Poll until stopped or cancelled, whenever the control plane knows this sensor."""
         failures = 0
         while True:
             await membership.registered()
+            if self._stopping:
+                return
+            self._between.clear()
             try:
                 claimed = await self.poll(membership.agent)
                 failures = 0
@@ -85,6 +99,8 @@ class JobPoller:
                 failures = 10 if isinstance(error, Forbidden) else failures + 1
                 claimed = 0
                 log.warning("job poll failed", link=self._client.link.name, error=error.message, advice=error.advice)
+            finally:
+                self._between.set()
             # jitter, so that sensors do not poll in step and starve each other; at once after work, which may have more behind it
             pause = self._client.link.poll * random.uniform(0.7, 1.3)
             if failures:
@@ -96,8 +112,10 @@ class JobPoller:
 
         Raises:
             ControlPlaneError: the poll failed. SecretError: the key cannot be read.
-            StateError: the jobs could not be stored. They are lost then, and the log names them.
+            StateError: the jobs could not be stored. The next call tries that again first; if the process ends before, the log has their names.
         """
+        if self._claimed:
+            return await self._store()
         counts = (await self._queue.counts())[Lane.NOW]
         if counts.waiting + counts.taken + counts.later + MOST_CLAIMED > MOST_WAITING:
             return 0
@@ -106,38 +124,39 @@ class JobPoller:
             log.warning("jobs without a usable id", link=self._client.link.name, count=poll.unreadable)
         if not poll.jobs:
             return 0
-        await self._store(poll.jobs)
-        return len(poll.jobs)
+        self._claimed = poll.jobs
+        return await self._store()
 
-    async def _store(self, jobs: tuple[wire.Job, ...]) -> None:
-        link = self._client.link
-        refusals = []
+    async def _store(self) -> int:
+        link, jobs = self._client.link, self._claimed
+        requests = [request_of(job, link=link.name, default_registry=link.default_registry) for job in jobs]
+        answers = [self._answer(request) for request in requests if isinstance(request, Refusal)]
         try:
             async with self._storage.transaction() as connection:
-                for job in jobs:
-                    request = request_of(job, link=link.name, default_registry=link.default_registry)
-                    if isinstance(request, Refusal):
-                        refusals.append(request)
-                        await put(connection, self._answer(request), now=self._clock().timestamp())
-                    else:
+                for request in requests:
+                    if not isinstance(request, Refusal):
                         await self._queue.put(request, Lane.NOW, connection=connection)
+                for answer in answers:
+                    await put(connection, answer, now=self._clock().timestamp())
         except StateError:
             log.error("claimed jobs could not be stored", link=link.name, jobs=[job.id for job in jobs])  # noqa: TRY400 - the caller shows the error
             raise
+        self._claimed = ()
         self._queue.wake()
-        if refusals:
+        if answers:
             self._answered()
         now = self._clock()
         for job in jobs:
             reference = job.scan.image_ref if job.scan is not None else ""
             self._publish(events.JobClaimed(at=now, link=link.name, job=job.id, type=job.type, reference=reference))
+        return len(jobs)
 
     def _answer(self, refusal: Refusal) -> NewEntry:
         now = rfc3339(self._clock())
         body = b""
         if refusal.has_scan:
             failed = FailedScan(reference=refusal.reference, error=refusal.reason, started_at=now, finished_at=now)
-            body = failed_envelope(failed, scan_id=refusal.job, sensor=self._sensor).body
+            body = failed_envelope(failed, scan_id=refusal.job, sensor=self._identity()).body
         return NewEntry(
             link=self._client.link.name,
             kind=Kind.JOB,

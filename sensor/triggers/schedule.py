@@ -88,6 +88,8 @@ def _crontab_weekdays(expression: str) -> str:
 
 def _named_days(part: str) -> str:
     span, _, step = part.partition("/")
+    if span == "*" and step:
+        span = "0-6"
     first, dash, last = span.partition("-")
     if not first.isdigit():
         return part
@@ -122,10 +124,15 @@ class Schedules:
             self._scheduler.shutdown(wait=False)
 
     def replace(self, wanted: dict[str, tuple[Schedule, Callable[[], Awaitable[None]]]]) -> None:
-        """Run exactly these entries from now on: key to (schedule, what to submit)."""
+        """Run exactly these entries from now on: key to (schedule, what to submit).
+
+        Raises:
+            ConfigError: a cron expression cannot be read; everything stays as it was.
+        """
+        triggers = {key: trigger_for(schedule, key, self._clock()) for key, (schedule, _) in wanted.items()}
         self._scheduler.remove_all_jobs()
-        for key, (schedule, submit) in wanted.items():
-            trigger = trigger_for(schedule, key, self._clock())
+        for key, (_, submit) in wanted.items():
+            trigger = triggers[key]
             if trigger is not None:
                 self._scheduler.add_job(submit, trigger, id=key)
 

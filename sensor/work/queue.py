@@ -20,7 +20,6 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
-    Select,
     Table,
     Text,
     Update,
@@ -53,7 +52,7 @@ WORK = Table(
     Column("taken_until", Float, nullable=False, default=0.0),
     Column("version", Integer, nullable=False, default=1),
     Column("error", Text, nullable=False, default=""),
-    Index("work_order", "lane", "not_before"),
+    Index("work_order", "lane", "number"),
 )
 """Times are seconds since 1970 (UTC). `version` counts what was put under the key: see `done`."""
 
@@ -180,7 +179,7 @@ class TableQueue:
         while True:
             now = self._clock()
             async with self._storage.transaction() as connection:
-                number = (await connection.execute(_next(now.timestamp(), lanes))).scalar_one_or_none()
+                number = await _next(connection, now.timestamp(), lanes)
                 if number is None:
                     return None
                 until = now + self._lease
@@ -298,17 +297,19 @@ _FREE = {"taken_by": "", "taken_until": 0.0}
 _DECODER: msgspec.json.Decoder[Work] = msgspec.json.Decoder(Work)
 
 
-def _next(now: float, lanes: Sequence[Lane]) -> Select[tuple[int]]:
-    return (
-        select(WORK.c.number)
-        .where(
-            WORK.c.lane.in_([int(lane) for lane in lanes]),
-            WORK.c.not_before <= now,
-            WORK.c.taken_until <= now,
+async def _next(connection: AsyncConnection, now: float, lanes: Sequence[Lane]) -> int | None:
+    # lane by lane, so that the index gives the order and the search ends at the first free item, however long the queue
+    for lane in sorted(lanes):
+        query = (
+            select(WORK.c.number)
+            .where(WORK.c.lane == int(lane), WORK.c.not_before <= now, WORK.c.taken_until <= now)
+            .order_by(WORK.c.number.desc() if lane is Lane.NEW else WORK.c.number)
+            .limit(1)
         )
-        .order_by(WORK.c.lane, func.iif(WORK.c.lane == int(Lane.NEW), -WORK.c.number, WORK.c.number))
-        .limit(1)
-    )
+        number: int | None = (await connection.execute(query)).scalar_one_or_none()
+        if number is not None:
+            return number
+    return None
 
 
 def _held(item: Item) -> ColumnElement[bool]:

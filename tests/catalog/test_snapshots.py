@@ -358,7 +358,7 @@ class Model:
         return {"listed": len(self.tags), **{state.value: found[state.value] for state in DigestState}}
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=25, deadline=None)
 @given(st.lists(STEPS, max_size=8))
 def test_the_ledger_adds_up_through_any_history(history: list[object]) -> None:
     async def play() -> None:

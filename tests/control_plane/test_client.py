@@ -274,7 +274,7 @@ async def test_an_answer_that_is_too_large_is_not_read(plane: FakeControlPlane, 
 async def test_empty_successes_are_successes(plane: FakeControlPlane, make: Make) -> None:
     client = make()
     for endpoint in ("heartbeat", "status", "upload"):
-        plane.fail(endpoint, Fault(status=204))  # type: ignore[arg-type]
+        plane.fail(endpoint, Fault(status=204))
         await CALLS[endpoint](client)
     plane.fail("register", Fault(status=200))
     with pytest.raises(WrongAddress):

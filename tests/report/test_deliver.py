@@ -586,25 +586,28 @@ async def test_an_unexpected_error_of_the_control_plane_pauses_the_link(bench: B
 
 
 class FullDisk(Outbox):
-    """An outbox whose disk is full for the first `failures` attempts to record an upload."""
+    """An outbox whose disk is full: the first attempts to record an upload, and then to recover from that, fail."""
 
-    failures = 1
+    failures = ("uploaded", "recover")
     is_retryable = True
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage)
-        self.recovered: asyncio.Queue[int] = asyncio.Queue()
+        self.failed: asyncio.Queue[str] = asyncio.Queue()
+        self._left = list(self.failures)
 
-    async def recover(self, now: float, link: str | None = None) -> int:
-        found = await super().recover(now, link)
-        self.recovered.put_nowait(found)
-        return found
+    def _fail(self, what: str) -> None:
+        if self._left and self._left[0] == what:
+            self.failed.put_nowait(self._left.pop(0))
+            raise StateError("the disk is full", retryable=self.is_retryable)
 
     async def uploaded(self, entry: Entry, now: float) -> Entry:
-        if self.failures:
-            self.failures -= 1
-            raise StateError("the disk is full", retryable=self.is_retryable)
+        self._fail("uploaded")
         return await super().uploaded(entry, now)
+
+    async def recover(self, now: float, link: str | None = None) -> int:
+        self._fail("recover")
+        return await super().recover(now, link)
 
 
 async def test_a_full_disk_pauses_and_what_was_being_sent_is_settled(bench: Bench) -> None:
@@ -614,8 +617,9 @@ async def test_a_full_disk_pauses_and_what_was_being_sent_is_settled(bench: Benc
     await bench.add()
     running = asyncio.ensure_future(deliverer.run())
     first = json.loads(await scripted.uploaded.get())["scan"]["id"]
-    assert [await outbox.recovered.get(), await outbox.recovered.get()] == [0, 1]
-    deliverer.wake()
+    for expected in outbox.failures:
+        assert await outbox.failed.get() == expected
+        deliverer.wake()
     assert json.loads(await scripted.uploaded.get())["scan"]["id"] != first
     deliverer.stop()
     await running
@@ -629,3 +633,23 @@ async def test_a_state_database_that_is_gone_ends_the_loop(bench: Bench) -> None
     with pytest.raises(ExceptionGroup) as caught:
         await bench.make({"l": Scripted()}).run()
     assert caught.group_contains(StateError)
+
+
+async def test_the_loop_waits_for_what_is_due_later(bench: Bench) -> None:
+    scripted = Scripted()
+    await bench.add()
+    entry = await bench.outbox.begin(await bench.only(), bench.now)
+    await bench.outbox.retry(entry, bench.now, not_before=bench.now + 0.05, error="x")
+    started = asyncio.get_running_loop().time()
+    base = bench.now
+    bench.deliverer = Deliverer(
+        bench.outbox,
+        {"l": scripted},
+        bench.events.append,
+        clock=lambda: base + asyncio.get_running_loop().time() - started,
+    )
+    running = asyncio.ensure_future(bench.deliverer.run())
+    await scripted.uploaded.get()
+    assert asyncio.get_running_loop().time() - started >= 0.05
+    bench.deliverer.stop()
+    await running

@@ -198,7 +198,7 @@ def test_indexed_text_is_short_and_stays_distinct() -> None:
 @pytest.mark.parametrize("field", ["started_at", "finished_at"])
 def test_a_time_that_is_none_is_refused(field: str) -> None:
     with pytest.raises(DataError, match="not a time"):
-        written(result(**{field: "soon"}))
+        written(result(**{field: "soon"}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

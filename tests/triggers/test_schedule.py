@@ -65,6 +65,7 @@ def test_every_runs_after_the_pause() -> None:
         ("0 0 * * 0-1", datetime(2026, 5, 3, tzinfo=UTC)),
         ("0 0 * * 1,3", datetime(2026, 5, 4, tzinfo=UTC)),
         ("0 13 * * 1-5/2", datetime(2026, 5, 1, 13, tzinfo=UTC)),
+        ("0 0 * * */7", datetime(2026, 5, 3, tzinfo=UTC)),  # a step above the library's own range: Sundays
         ("0 13 * * mon-fri", datetime(2026, 5, 1, 13, tzinfo=UTC)),
     ],
 )

@@ -1,0 +1,64 @@
+"""Puts again what the work queue may have lost: at the start, and for a registry that comes into the configuration.
+
+The catalogue says what is to be done; the queue only holds it. Work for a registry that was not configured for a while has been dropped, and
+a new version of the sensor reads images again that a former one read less well.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from sensor import events
+from sensor.catalog.diff import DigestState
+from sensor.catalog.snapshots import Place
+from sensor.daemon.app import App
+from sensor.errors import StateError
+from sensor.model.request import Lane, ScanRequest, SweepRequest
+
+log = structlog.get_logger()
+
+
+async def settle(app: App, name: str) -> None:
+    """Queue what the catalogue of a registry holds as queued or failed, and a first sweep if it was never looked at.
+
+    Raises:
+        StateError: the state database cannot be used.
+    """
+    snapshots = app.engine.snapshots
+    settings = app.engine.sites.config.registry(name)
+    is_new = not (await snapshots.known(name)).tags
+    queued = await snapshots.queued(name)
+    failed = [
+        (standing, place)
+        for standing in await snapshots.standings(name, DigestState.FAILED)
+        for place in (await snapshots.places(name, standing.digest))[:1]
+    ]
+    async with app.engine.storage.transaction() as connection:
+        for place in queued:
+            await app.queue.put(_scan_request(name, place), Lane.NEW, connection=connection)
+        for standing, place in failed:
+            # what has no next try may be readable for this version of the sensor
+            lane = Lane.AGAIN if standing.next_try is None else Lane.NEW
+            await app.queue.put(_scan_request(name, place), lane, not_before=standing.next_try, connection=connection)
+        if is_new and settings is not None and settings.schedule != "manual":
+            # now, not at its next turn
+            await app.queue.put(SweepRequest(registry=name, reason="first sweep"), Lane.NOW, connection=connection)
+    app.queue.wake()
+    app.publish(events.LedgerChanged(registry=name, ledger=await snapshots.ledger(name)))
+
+
+async def put_stale(app: App) -> None:
+    """Queue images that the catalogers of a former version read: they are scanned again when there is nothing else to do."""
+    judge, snapshots = app.engine.judge, app.engine.snapshots
+    try:
+        stale = await judge.images.stale(judge.layers.catalogers)
+        for name in app.engine.sites.names():
+            for subject in sorted(stale):
+                for place in (await snapshots.places(name, subject))[:1]:
+                    await app.queue.put(_scan_request(name, place), Lane.AGAIN)
+    except StateError as error:
+        log.warning("images of a former version wait for the next start", error=error.message, advice=error.advice)
+
+
+def _scan_request(registry: str, place: Place) -> ScanRequest:
+    return ScanRequest(registry=registry, repository=place.repository, tag=place.tag, digest=place.digest)
