@@ -1,4 +1,4 @@
-"""What is in one digest and what is vulnerable in it: manifest, platforms, inventory, match. Stores layers and nothing else.
+"""What is in one digest and what is vulnerable in it: manifest, platforms, inventory, match. Stores layers, and on demand inventories.
 
 The step that a sweep's scan, a job and the command `scan` share. Leaves queueing, storing results and reporting to `pipeline`.
 """
@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor import events
 from sensor.advisories.shelf import AdvisoryShelf
@@ -100,6 +102,17 @@ class Judge:
             identity = image.subject if not judged else image.digest
             judged.append(await self._judge_platform(place, image, identity, accept_gaps=accept_gaps))
         return Verdict(digest=fetched.digest, judged=tuple(judged), skipped=None if judged else skipped)
+
+    async def keep(self, connection: AsyncConnection, subject: Digest, judged: Judged) -> None:
+        """Store an inventory, so that the image need not be read again. What was reported of it is not touched."""
+        await self.images.put(
+            connection,
+            judged.result.inventory,
+            subject=subject,
+            reported=judged.result.digest,
+            catalogers=self.layers.catalogers,
+            limits=self.layers.limits,
+        )
 
     async def _judge_platform(
         self, place: Place, image: ResolvedImage, identity: Digest, *, accept_gaps: bool

@@ -53,6 +53,9 @@ class Limits:
     """One METADATA, PKG-INFO or package.json."""
     spool_bytes: int = 512 * MIB
     """One file that needs random access (rpm database, Go binary), kept in an anonymous temporary file."""
+    held_bytes: int = 8 * MIB
+    """Of such a file, so much waits in memory; a larger one goes to the temporary file (up to `package_file_bytes`, it stays in memory where
+    there is no room for one). With 64 MiB the programs of a Debian image with compilers doubled the memory of the scan."""
     packages_per_layer: int = 500_000
     """Package records of one layer."""
     record_text_chars: int = 1_024

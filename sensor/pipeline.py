@@ -21,7 +21,6 @@ from functools import partial
 from typing import Protocol
 
 import msgspec
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor import events
@@ -55,8 +54,6 @@ LAST_ATTEMPT = 3
 _FIRST_RETRY, _LONGEST_RETRY = timedelta(minutes=1), timedelta(hours=6)
 _HOPELESS_RETRY = timedelta(hours=24)
 """Errors that need a change of configuration are tried again daily: the change may have come."""
-
-log = structlog.get_logger()
 
 
 class Sites(Protocol):
@@ -168,12 +165,8 @@ class Pipeline:
         while revision and (batch := await self.judge.images.outdated(revision, after=after)):
             after = (batch[-1].subject, batch[-1].inventory.manifest)
             for stored in batch:
-                try:
-                    changed += await self._rematch_one(stored)
-                    images += 1
-                except DataError as error:
-                    # one image must not keep all behind it from being matched
-                    log.warning("image not matched again", digest=stored.subject, error=error.message)
+                changed += await self._rematch_one(stored)
+                images += 1
         await self.queue.done(item)
         self.filled()
         seconds = time.monotonic() - began
@@ -264,14 +257,7 @@ class Pipeline:
     async def _store(self, connection: AsyncConnection, subject: Digest, judged: Judged) -> bool:
         """Keep an inventory and note what matching gave; True when that is news."""
         result, inventory = judged.result, judged.result.inventory
-        await self.judge.images.put(
-            connection,
-            inventory,
-            subject=subject,
-            reported=result.digest,
-            catalogers=self.judge.layers.catalogers,
-            limits=self.judge.layers.limits,
-        )
+        await self.judge.keep(connection, subject, judged)
         fingerprint = result_fingerprint(result.match, inventory)
         return await self.judge.images.result_changed(
             connection, subject, inventory.manifest, result.match.revision, fingerprint

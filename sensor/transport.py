@@ -386,7 +386,7 @@ async def _read(answer: Streamed, most: int) -> bytes:
             raise DataError(message) from error
         if len(body) > most:
             message = f"the answer of {shown_host(answer.url)} is larger than {most} bytes"
-            raise DataError(message, "the limit protects the sensor; see docs/limits")
+            raise DataError(message, "the limit protects the sensor from hostile answers; an honest registry stays far below it")
     return bytes(body)
 
 

@@ -162,6 +162,11 @@ def revision_of(sources: Iterable[tuple[str, str]], feeds: Iterable[tuple[str, i
     return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]
 
 
+def database_path(state: Path) -> Path:
+    """Where the database stands in the state directory."""
+    return state / "advisories.db"
+
+
 class AdvisoryDatabase:
     """An open database: implements `AdvisoryLookup`. Close it when done."""
 

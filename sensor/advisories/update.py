@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 
 from sensor.advisories.archive import Archive
 from sensor.advisories.build import BuildReport, Progress, build_database, revision_of
-from sensor.advisories.database import AdvisoryDatabase
+from sensor.advisories.database import AdvisoryDatabase, database_path
 from sensor.advisories.feeds import FEEDS
 from sensor.advisories.fetch import ARCHIVE_NAME, Fetching, last_good, shown
 from sensor.config.schema import Advisories
@@ -60,11 +60,6 @@ class UpdateReport:
     revision: str
     outcomes: tuple[SourceOutcome, ...]
     build: BuildReport | None = None
-
-
-def database_path(state: Path) -> Path:
-    """Where the database stands in the state directory."""
-    return state / "advisories.db"
 
 
 def demo_advisories() -> Path:

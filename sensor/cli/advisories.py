@@ -5,33 +5,36 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Self
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
 from sensor.advisories.build import BuildReport
 from sensor.advisories.build import Progress as BuildProgress
-from sensor.advisories.database import AdvisoryDatabase
-from sensor.advisories.update import UpdateReport, database_path, demo_advisories, import_sources, update
+from sensor.advisories.database import AdvisoryDatabase, database_path
+from sensor.advisories.update import UpdateReport, demo_advisories, import_sources, update
 from sensor.cli.options import ConfigOption, OutputOption, StateOption, load, state_directory
 from sensor.cli.output import (
     ExitCode,
     OutputFormat,
     clean,
     err,
+    grid,
     leave,
     out,
     plain,
     print_json,
     reporting_errors,
     show_bytes,
+    show_table,
 )
 from sensor.config.schema import Config
 from sensor.transport import Route, Transport
 
-app = typer.Typer(no_args_is_help=True, help="Look after the advisory database.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the advisory database.")
 
 
 @app.command("status")
@@ -39,7 +42,7 @@ def show_status(
     config: ConfigOption = None, state: StateOption = None, output: OutputOption = OutputFormat.TEXT
 ) -> None:
     """Show what the database holds, where it came from and how old it is. Exit status 3 when there is none."""
-    with reporting_errors():
+    with reporting_errors(output):
         loaded = load(config, required=False)
         database = AdvisoryDatabase.open(database_path(state_directory(loaded, state)))
     try:
@@ -66,10 +69,10 @@ def show_status(
     out.print(
         f"{summary.records} records, revision {summary.revision[:12]}, newest {days} days old, imported {summary.imported}"
     )
-    table = Table("ecosystem", "records", "newest", box=None, pad_edge=False)
+    table = grid("ecosystem", "records", "newest")
     for ecosystem in summary.ecosystems:
         table.add_row(plain(ecosystem.name), str(ecosystem.records), plain(ecosystem.newest[:10]))
-    out.print(table)
+    show_table(table)
     if days * 86400 > loaded.config.advisories.max_age:
         err.print("[yellow]warning:[/] the data is older than advisories.max_age: import a newer set")
 
@@ -93,11 +96,11 @@ def import_advisories(
 
     A running sensor notices the new database and matches all known images again.
     """
-    with reporting_errors():
+    with reporting_errors(output):
         loaded = load(config, required=False)
         target = database_path(state_directory(loaded, state))
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _Bar() as bar:
+        with BuildBar(err) as bar:
             paths = [*(sources or []), *([demo_advisories()] if demo else [])]
             report = import_sources(paths, target, progress=bar.follow)
     _show_build(report, output)
@@ -108,9 +111,9 @@ def update_advisories(
     config: ConfigOption = None, state: StateOption = None, output: OutputOption = OutputFormat.TEXT
 ) -> None:
     """Fetch what changed from `advisories.sources` and rebuild the database. Exit status 3 when a source failed."""
-    with reporting_errors():
+    with reporting_errors(output):
         loaded = load(config, required=False)
-        with _Bar() as bar:
+        with BuildBar(err) as bar:
             report = asyncio.run(_update(loaded.config, state_directory(loaded, state), bar))
     failed = [outcome for outcome in report.outcomes if outcome.state in {"failed", "kept"}]
     if output is OutputFormat.JSON:
@@ -135,7 +138,7 @@ def update_advisories(
         leave(ExitCode.FAILED)
 
 
-async def _update(config: Config, directory: Path, bar: _Bar) -> UpdateReport:
+async def _update(config: Config, directory: Path, bar: BuildBar) -> UpdateReport:
     settings, http = config.advisories, config.http
     transport = Transport(
         Route(ca_file=settings.ca_file or http.ca_file, proxy=settings.proxy or http.proxy, no_proxy=http.no_proxy)
@@ -182,16 +185,17 @@ def _show_build(report: BuildReport, output: OutputFormat) -> None:
     )
 
 
-class _Bar:
-    """A progress bar on stderr, fed from whatever thread builds."""
+class BuildBar:
+    """The bar of a build of the advisory database, fed from whatever thread builds."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
-            console=err,
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("advisories", total=None)
 
@@ -199,7 +203,9 @@ class _Bar:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def follow(self, how_far: BuildProgress) -> None:

@@ -1,13 +1,21 @@
-"""Finds the registry that a command means: a name of the configuration, or a URL that is in none."""
+"""Finds what a command means: a registry by its name in the configuration or its URL, an image by its reference."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from sensor.config.schema import Config, Registry
-from sensor.errors import ConfigError
+from sensor.control_plane.jobs import at_registry, repaired_reference
+from sensor.errors import ConfigError, DataError
+from sensor.model.digest import parse_digest
+from sensor.model.reference import Reference
+
+_T = TypeVar("_T")
 
 
 def registry_named(config: Config, target: str, *, insecure: bool = False) -> Registry:
@@ -28,6 +36,51 @@ def registry_named(config: Config, target: str, *, insecure: bool = False) -> Re
     except ValidationError as error:
         message = f"not a registry address: {target!r}"
         raise ConfigError(message, "expected host[:port], https://host, or oci:/path") from error
+
+
+def locate_image(config: Config, image: str, *, insecure: bool = False) -> tuple[Reference, Registry]:
+    """The reference and the registry that serves it: a configured one where the host matches.
+
+    Raises:
+        ConfigError: not a reference, or one without a registry where the configuration names no default.
+    """
+    if image.startswith("oci:"):
+        return _locate_in_layout(config, image.removeprefix("oci:"))
+    reference = usable(repaired_reference, image)
+    if not reference.registry:
+        default = config.control_plane.default_registry if config.control_plane else ""
+        if not default:
+            message = f"{image!r} names no registry, and guessing one could scan another image of the same name"
+            raise ConfigError(message, f"write the full reference, such as registry.example.com/{reference}")
+        reference = at_registry(default, reference)
+    return reference, registry_named(config, reference.registry, insecure=insecure)
+
+
+def usable(parse: Callable[[str], _T], text: str) -> _T:
+    """Parse a part of the command line: what is wrong there is the user's to mend.
+
+    Raises:
+        ConfigError: instead of the parser's DataError.
+    """
+    try:
+        return parse(text)
+    except DataError as error:
+        raise ConfigError(error.message, error.advice) from error
+
+
+def _locate_in_layout(config: Config, text: str) -> tuple[Reference, Registry]:
+    """`/path`, `/path:tag`, `/path:repository:tag`, `/path:repository@sha256:...`. A name with a slash is a repository."""
+    place, _, digest = text.partition("@")
+    path, *names = place.split(":")
+    if len(names) > 2:
+        message = f"not an image of a layout: 'oci:{text}'"
+        raise ConfigError(message, "expected oci:/path:repository:tag; the path must not hold a colon")
+    if len(names) == 1:
+        names = [*names, ""] if "/" in names[0] or digest else ["", *names]
+    repository, tag = names or ("", "")
+    pinned = usable(parse_digest, digest) if digest else None
+    reference = Reference(registry="", repository=repository, tag=tag, digest=pinned)
+    return reference, registry_named(config, f"oci:{Path(path).expanduser().absolute()}")
 
 
 def _bare(url: str) -> str:

@@ -8,29 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
 from rich.table import Table
 
-from sensor import events
-from sensor.advisories.update import database_path, demo_advisories, import_sources
+from sensor.advisories.database import database_path
+from sensor.advisories.update import demo_advisories, import_sources
+from sensor.cli.advisories import BuildBar
 from sensor.cli.machine import build_machine_layout, machine_architecture
 from sensor.cli.options import OutputOption
-from sensor.cli.output import ExitCode, OutputFormat, clean, err, leave, out, plain, print_json, reporting_errors
+from sensor.cli.output import (
+    ExitCode,
+    OutputFormat,
+    clean,
+    err,
+    grid,
+    leave,
+    out,
+    plain,
+    print_json,
+    reporting_errors,
+    show_table,
+)
 from sensor.cli.progress import ImageBars
-from sensor.cli.run import first_error
+from sensor.cli.story import Story
 from sensor.config.schema import Config, ControlPlane, Globs, Health, Registry, Repositories, State
 from sensor.console.server import Console, run_console
 from sensor.console.store import NewRegistry
 from sensor.daemon.app import build_app
 from sensor.daemon.run import Daemon
-from sensor.errors import SensorError
+from sensor.errors import ConfigError, StateError
 from sensor.log import configure_logging
 from sensor.model.finding import SEVERITIES
 from sensor.registry.serve import serve
@@ -39,81 +54,8 @@ from sensor.transport import Transport
 
 _SHOWN = 12
 """Findings in the table; the console has them all."""
-_SETTLE_SECONDS = 300.0
-"""Longest wait of `--once` for everything to be scanned and delivered."""
-
-
-@dataclass(slots=True)
-class _Story:
-    """What happened so far, told line by line."""
-
-    bars: ImageBars
-    told: bool
-    scanned: list[events.ImageScanned] = field(default_factory=list)
-    delivered: list[events.ResultDelivered] = field(default_factory=list)
-    sweeps: list[events.SweepFinished] = field(default_factory=list)
-    ledger: dict[str, int] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
-    beats: int = 0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def handle(self, event: events.Event) -> None:
-        self.bars.handle(event)
-        line = self._line(event)
-        if line and self.told:
-            self.bars.progress.console.print(line)
-        self.changed.set()
-
-    def _line(self, event: events.Event) -> str:
-        match event:
-            case events.AdvisoriesChanged():
-                return f"advisories   {event.records} records in force"
-            case events.LinkChanged(state="registered"):
-                return f"registered   at the control plane {clean(event.link)}"
-            case events.LinkChanged():
-                self.failed.append(event.error)
-                return f"[red]link {event.state}[/]: {clean(event.error)}"
-            case events.HeartbeatSent():
-                self.beats += 1
-                return "heartbeat    accepted" if self.beats == 1 else ""
-            case events.SweepStarted():
-                return f"sweep        of registry {clean(event.registry)} ({clean(event.reason)})"
-            case events.TagSkipped():
-                return f"[dim]dropped      {clean(event.repository)}:{clean(event.tag)}: {clean(event.rule)}[/]"
-            case events.SweepFinished():
-                self.sweeps.append(event)
-                self.ledger = dict(event.ledger)
-                return f"enumerated   {event.repositories} repositories, {event.tags} tags, {event.requests} requests"
-            case events.LedgerChanged():
-                self.ledger = dict(event.ledger)
-            case events.ImageScanned():
-                self.scanned.append(event)
-                return (
-                    f"scanned      {clean(event.reference)}: {event.packages} packages, {sum(event.counts.values())} findings, "
-                    f"{event.layers_fetched} layers read, {event.layers_cached} known, {event.seconds:.2f} s"
-                )
-            case events.ImageFailed():
-                self.failed.append(event.error)
-                return f"[red]failed[/]       {clean(event.reference)}: {clean(event.error)}"
-            case events.ResultDelivered():
-                self.delivered.append(event)
-                return f"delivered    {clean(event.reference)} as scan {clean(event.remote_id or event.scan_id)}"
-            case events.ResultRefused():
-                self.failed.append(event.error)
-                return f"[red]refused[/]      {clean(event.reference)}: {clean(event.error)}"
-            case _:
-                pass
-        return ""
-
-    @property
-    def settled(self) -> bool:
-        """Whether one sweep is over, nothing is queued, and every scanned image was delivered."""
-        return (
-            bool(self.sweeps)
-            and not self.ledger.get("queued", 0)
-            and len(self.delivered) >= len(self.scanned)
-            and bool(self.scanned)
-        )
+_LONGEST_SECONDS = 300.0
+"""Longest wait for everything to be scanned and delivered."""
 
 
 def demo(
@@ -128,30 +70,49 @@ def demo(
 
     Nothing is configured, nothing leaves the machine, and everything is removed at the end. Ctrl-C ends it.
     """
-    text = output is OutputFormat.TEXT
+    told = output is OutputFormat.TEXT
     configure_logging("error", "auto", sys.stderr)
-    with reporting_errors(), tempfile.TemporaryDirectory(prefix="harborguard-demo-") as room:
-        try:
-            summary = asyncio.run(_demo(Path(room), once=once, advisories=advisories, told=text))
-        except* SensorError as group:
-            raise first_error(group) from group
-    if not text:
-        print_json(summary)
-    if summary["failed"] or not summary["settled"]:
+    with reporting_errors(output):
+        story = Story(bars=ImageBars(out if told else err), told=told)
+        interrupted = _in_a_room(partial(_demo, story=story, once=once, advisories=advisories))
+        if not told:
+            print_json(_summary(story))
+        if interrupted and not story.failed:
+            leave(ExitCode.FINE if story.succeeded else ExitCode.INTERRUPTED)
+    if not story.succeeded:
+        err.print(f"[bold red]error:[/] the demo did not end well: {clean(story.trouble)}")
         leave(ExitCode.FAILED)
 
 
-async def _demo(room: Path, *, once: bool, advisories: Path | None, told: bool) -> dict[str, Any]:
-    story = _Story(bars=ImageBars(out if told else err), told=told)
+def _in_a_room(work: Callable[[Path], Coroutine[None, None, bool]]) -> bool:
+    """Do the work in a directory that is gone afterwards, also after Ctrl-C and SIGTERM. True when one of them ended it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="harborguard-demo-") as room:
+            return asyncio.run(work(Path(room)))
+    except asyncio.CancelledError:
+        return True
+    except OSError as error:
+        message = f"the demo cannot write its files: {error.strerror or error}"
+        raise StateError(message, "TMPDIR names a directory with some free megabytes") from error
+
+
+async def _demo(room: Path, *, story: Story, once: bool, advisories: Path | None) -> bool:
+    """Run everything; True when a signal ended it before it was asked to end."""
+    this = asyncio.current_task()
+    assert this is not None  # noqa: S101 - a coroutine runs in a task
+    # until the daemon takes the signals; Ctrl-C does the same by itself
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     layout, state = room / "layout", room / "state"
     state.mkdir(mode=0o700)
     await asyncio.to_thread(build_machine_layout, layout)
-    await asyncio.to_thread(import_sources, [advisories or demo_advisories()], database_path(state))
+    with BuildBar(err) as bar:
+        sources = [advisories or demo_advisories()]
+        await asyncio.to_thread(import_sources, sources, database_path(state), progress=bar.follow)
     async with contextlib.AsyncExitStack() as stack:
         registry_url = await stack.enter_async_context(serve(layout))
         console = await stack.enter_async_context(run_console("127.0.0.1", 0, room / "console"))
         made = await console.store.connect_registry("demo", registry_url, "distribution")
-        if told:
+        if story.told:
             out.print(f"registry     {clean(registry_url)}, images built from this machine")
             out.print(f"console      {clean(console.url)}, the control-plane side")
         config = demo_config(registry_url, console.url, made, state)
@@ -159,12 +120,21 @@ async def _demo(room: Path, *, once: bool, advisories: Path | None, told: bool) 
         daemon = Daemon(app, reload=_no_reload)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(daemon.run())
-            with story.bars if told else contextlib.nullcontext():
-                await _until_settled(running, story)
-            if told and not running.done():
+            with story.bars if story.told else contextlib.nullcontext():
+                await _until_over(running, story)
+            interrupted = running.done()
+            if story.told and not interrupted:
                 await _conclude(story, console, daemon.health_url, once=once)
-            if once:
+            # nobody reads on after `| head`
+            if once or out.quiet:
                 daemon.stop()
+            else:
+                await asyncio.wait((running,))
+                interrupted = True
+        return interrupted
+
+
+def _summary(story: Story) -> dict[str, object]:
     return {
         "images": len(story.scanned),
         "packages": sum(event.packages for event in story.scanned),
@@ -172,16 +142,16 @@ async def _demo(room: Path, *, once: bool, advisories: Path | None, told: bool) 
         "delivered": len(story.delivered),
         "ledger": story.ledger,
         "failed": story.failed,
-        "settled": story.settled,
+        "settled": story.succeeded,
     }
 
 
-async def _until_settled(running: asyncio.Task[None], story: _Story) -> None:
+async def _until_over(running: asyncio.Task[None], story: Story) -> None:
     """Wait for the first sweep to be scanned and delivered; not for ever, and not when the daemon ended (Ctrl-C)."""
     running.add_done_callback(lambda _task: story.changed.set())
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_SETTLE_SECONDS):
-            while not story.settled and not running.done():
+        async with asyncio.timeout(_LONGEST_SECONDS):
+            while not story.over and not running.done():
                 story.changed.clear()
                 await story.changed.wait()
 
@@ -205,50 +175,51 @@ def demo_config(registry_url: str, console_url: str, made: NewRegistry, state: P
     )
 
 
-def _no_reload() -> Any:
-    message = "the demo has no configuration file to reload"
-    raise SensorError(message)
+def _no_reload() -> NoReturn:
+    raise ConfigError("the demo has no configuration file to reload")
 
 
-async def _conclude(story: _Story, console: Console, health_url: str, *, once: bool) -> None:
+async def _conclude(story: Story, console: Console, health_url: str, *, once: bool) -> None:
     """The findings as the console has them, where they were delivered, and how to look further."""
     out.print()
-    table = Table("severity", "vulnerability", "package", "installed", "fixed in", "image", box=None, pad_edge=False)
     findings = await _ask(console, f"/api/findings?limit={_SHOWN}")
-    for found in findings["findings"]:
-        fixed = found.get("fixedVersion") or "no fix known"
-        row = (
-            found["severity"],
-            found["cveId"],
-            found["packageName"],
-            found.get("installedVersion", ""),
-            fixed,
-            found["image"],
-        )
-        table.add_row(*(plain(str(cell)) for cell in row))
-    out.print(table)
+    show_table(_findings(findings["findings"]))
     if findings["total"] > _SHOWN:
         out.print(f"[dim]... and {findings['total'] - _SHOWN} more[/]")
     counts = {severity: sum(event.counts.get(severity, 0) for event in story.scanned) for severity in SEVERITIES}
     shown = ", ".join(f"{count} {severity.lower()}" for severity, count in counts.items())
-    out.print(
-        f"\n[bold]{len(story.scanned)} images scanned, {len(story.delivered)} results delivered[/] to {clean(console.url)}: {shown}"
-    )
+    delivered = f"{len(story.scanned)} images scanned, {len(story.delivered)} results delivered"
+    out.print(f"\n[bold]{delivered}[/] to {clean(console.url)}: {shown}")
     ledger = dict(story.ledger)
     listed = ledger.pop("listed", 0)
     out.print(f"ledger: {listed} tags listed = " + " + ".join(f"{count} {state}" for state, count in ledger.items()))
     if once or console.admin_key is None:
-        out.print("look further: `make demo` keeps everything running and says where to look")
+        out.print("look further: without --once everything keeps running, and you are told where to look")
         return
     key = f"-H 'X-API-Key: {console.admin_key.reveal()}'"
     out.print("\nlook further (Ctrl-C ends it, and removes everything):")
     for url in (
-        f"{key} {console.url}/api/findings?severity=HIGH",
+        f"{key} '{console.url}/api/findings?severity=HIGH'",
         f"{key} {console.url}/api/images",
         f"{health_url}/status",
         f"{health_url}/metrics",
     ):
         out.print(f"  curl {clean(url)}")
+
+
+def _findings(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = grid("severity", "vulnerability", "package", "installed", "fixed in", "image")
+    for row in rows:
+        cells = (
+            row["severity"],
+            row["cveId"],
+            row["packageName"],
+            row.get("installedVersion", ""),
+            row.get("fixedVersion") or "no fix known",
+            row["image"],
+        )
+        table.add_row(*(plain(str(cell)) for cell in cells))
+    return table
 
 
 async def _ask(console: Console, path: str) -> dict[str, Any]:

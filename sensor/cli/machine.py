@@ -113,7 +113,7 @@ def build_machine_layout(target: Path) -> None:
 
 
 def machine_architecture() -> str:
-    """This machine's architecture in the words of image indexes."""
+    """The architecture of this machine, in the words of image indexes."""
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 

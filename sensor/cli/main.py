@@ -1,81 +1,27 @@
-"""The command `harborguard-sensor`: its sub-commands, and what they share.
+"""The entry point of `harborguard-sensor`: runs `commands`, and ends without a traceback where none would help.
 
-Each command lives in a module of its name, which is imported only when it runs: `--help` and `check` must not pay for the daemon.
+Imports as little as it can: Ctrl-C must be quiet also while everything else is still being loaded.
 """
 
-from __future__ import annotations
-
+import errno
 import importlib
-from typing import Annotated, Any
+import sys
 
-import typer
-from typer.core import TyperGroup
-
-from sensor.cli.output import out
-from sensor.version import VERSION
-
-_COMMANDS = {
-    "run": "Run the daemon: watch the registries, scan what is new, report it.",
-    "scan": "Scan one image now.",
-    "test": "Test Connection: reach a registry, log in, list, and say what is missing.",
-    "plan": "Show what would be scanned, by which rule, and what it would cost.",
-    "check": "Validate the configuration without contacting anything.",
-    "status": "Show what the running sensor is doing.",
-    "advisories": "Look after the advisory database: status, update, import.",
-    "secret": "Keep credentials in the operating system's keyring: set, list, delete.",
-    "demo": "Run everything on this machine, with no configuration.",
-    "console": "Run the control-plane side, for sites without HarborGuard.",
-}
-
-
-class _LazyGroup(TyperGroup):
-    # the library's own parameter types are private to it (and moved between its releases), hence Any
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _COMMANDS:
-            return None
-        module: Any = importlib.import_module(f"sensor.cli.{cmd_name}")
-        if hasattr(module, "app"):
-            command = typer.main.get_command(module.app)
-        else:
-            single = typer.Typer(add_completion=False, rich_markup_mode=None)
-            single.command(cmd_name)(getattr(module, cmd_name))
-            command = typer.main.get_command(single)
-        command.name = cmd_name
-        return command
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        out.print(f"harborguard-sensor {VERSION}")
-        raise typer.Exit
-
-
-app = typer.Typer(
-    cls=_LazyGroup,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 fine, 1 findings at or above --fail-on, 2 usage or configuration, 3 could not do it.",
-)
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Watch container registries, find out what is in their images and what is vulnerable in it, and report to a control plane."""
+_OUTPUT_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def main() -> None:
-    """Run the command line."""
-    app(prog_name="harborguard-sensor")
+    """Run the command line and leave with its exit status."""
+    try:
+        try:
+            importlib.import_module("sensor.cli.commands").app(prog_name="harborguard-sensor")
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in _OUTPUT_LOST:
+            raise
+        sys.stderr.write(f"error: the output cannot be written: {error.strerror}\n")
+        sys.stderr.flush()
+        sys.exit(3)

@@ -29,10 +29,10 @@ def load(path: Path | None, *, required: bool) -> Loaded:
     """The configuration of a command: the named file, else the default one if it exists, completed by the environment.
 
     Raises:
-        ConfigError: it is wrong, or `required` and there is none.
+        ConfigError: it is wrong, or there is none although it is `required` or was named.
     """
     found = path or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-    return load_config(found, os.environ, required=required)
+    return load_config(found, os.environ, required=required or path is not None)
 
 
 def show_warnings(loaded: Loaded) -> None:

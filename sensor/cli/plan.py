@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from sensor.catalog.crawl import crawl
 from sensor.catalog.diff import Crawl
@@ -19,12 +18,14 @@ from sensor.cli.output import (
     OutputFormat,
     clean,
     err,
+    grid,
     leave,
     out,
     plain,
     print_json,
     reporting_errors,
     show_bytes,
+    show_table,
 )
 from sensor.config.schema import Config, Registry
 from sensor.errors import SensorError
@@ -67,7 +68,7 @@ def plan(
 
     Runs the daemon's own listing and filters; scans and stores nothing. Exit status 3 when a listing is not complete.
     """
-    with reporting_errors():
+    with reporting_errors(output):
         loaded = load(config, required=target is None)
         chosen = (registry_named(loaded.config, target, insecure=insecure),) if target else loaded.config.registries
         plans = asyncio.run(_plan_all(loaded.config, chosen, sizes=sizes))
@@ -158,15 +159,15 @@ def _document(entry: _Plan) -> dict[str, object]:
 
 def _show(entry: _Plan, *, sizes: bool) -> None:
     out.print(f"[bold]{clean(entry.registry.name)}[/] {clean(entry.registry.url)}")
-    table = Table("repository", "tag", "", "rule", "digest", box=None, pad_edge=False)
+    table = grid("repository", "tag", "", "rule", "digest")
     for row in _rows(entry):
         digest = str(row["digest"] or "")
         mark = "[green]scan[/]" if row["selected"] and digest else "[red]error[/]" if row["error"] else "[dim]skip[/]"
         rule = str(row["error"] or row["rule"])
         if "class" in row and row["class"] != "image":
             mark, rule = "[dim]skip[/]", str(row["class"])
-        table.add_row(plain(str(row["repository"])), plain(str(row["tag"])), mark, plain(rule), digest[:19])
-    out.print(table)
+        table.add_row(plain(str(row["repository"])), plain(str(row["tag"])), mark, plain(rule), plain(digest[:19]))
+    show_table(table)
     for name, decision in entry.seen.excluded:
         out.print(f"[dim]{clean(name)}: not listed, {clean(decision.rule)}[/]")
     for trouble in entry.seen.troubles():
@@ -176,6 +177,6 @@ def _show(entry: _Plan, *, sizes: bool) -> None:
         f", {len(entry.layers)} layers, {show_bytes(sum(entry.layers.values()))} to read at the most" if sizes else ""
     )
     out.print(
-        f"{entry.seen.tags} tags listed, {images} images selected{cost}; the listing took {entry.seen.requests} requests, "
-        "which is what an unchanged registry costs each time"
+        f"{entry.seen.tags} tags listed, {images} images selected{cost}; the listing took {entry.seen.requests} requests; "
+        "an unchanged registry costs no more each time"
     )

@@ -1,4 +1,4 @@
-"""Progress bars fed by events: one a running image, counting compressed bytes."""
+"""Progress bars: one a running image, counting compressed bytes. Only on a terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from sensor import events
+from sensor.cli.output import clean
 
 
 class ImageBars:
@@ -23,6 +23,7 @@ class ImageBars:
             TransferSpeedColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -40,7 +41,7 @@ class ImageBars:
         match event:
             case events.ImageStarted():
                 self._end(event.digest)
-                name = escape(event.reference if len(event.reference) <= 60 else f"…{event.reference[-59:]}")
+                name = clean(event.reference if len(event.reference) <= 60 else f"…{event.reference[-59:]}")
                 self._tasks[event.digest] = self.progress.add_task(name, total=event.bytes_total)
             case events.ImageProgressed() if event.digest in self._tasks:
                 self.progress.update(self._tasks[event.digest], completed=event.bytes_done)

@@ -12,7 +12,6 @@ from sensor.config.load import Loaded
 from sensor.daemon.app import build_app
 from sensor.daemon.journal import log_event
 from sensor.daemon.run import Daemon
-from sensor.errors import SensorError
 from sensor.log import configure_logging
 
 
@@ -25,21 +24,9 @@ def run(config: ConfigOption = None) -> None:
         loaded = load(config, required=True)
         configure_logging(loaded.config.logging.level, loaded.config.logging.format, sys.stderr)
         show_warnings(loaded)
-        try:
-            asyncio.run(_run(loaded, config))
-        except* SensorError as group:
-            raise first_error(group) from group
+        asyncio.run(_run(loaded, config))
 
 
 async def _run(loaded: Loaded, path: Path | None) -> None:
     async with build_app(loaded.config, listeners=(log_event,)) as app:
         await Daemon(app, reload=lambda: load(path, required=True)).run()
-
-
-def first_error(group: BaseExceptionGroup[SensorError]) -> SensorError:
-    """The error to show, out of however many loops failed."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, SensorError)  # noqa: S101 - `except*` admits no other leaf
-    return error

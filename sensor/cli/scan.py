@@ -1,39 +1,45 @@
-"""`scan`: one image, now. Also honours the drop-in contract of the dashboard's bundled scanner (`--source`, `--scanners`, `--output json`)."""
+"""`scan`: one image, now. Also honours the drop-in contract of the dashboard's bundled scanner (`--source`, `--scanners`, `--output json`).
+
+Finds the registry, judges the image with the daemon's own engine, keeps the inventory, decides the exit status. How the result looks is in
+`findings`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
+import contextlib
 import time
-import uuid
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.table import Table
 
-from sensor.cli.connect import registry_named
+from sensor.cli.connect import locate_image, usable
+from sensor.cli.findings import (
+    Scanned,
+    envelope_text,
+    failure_text,
+    findings_table,
+    full_text,
+    no_findings,
+    show_summary,
+)
 from sensor.cli.options import ConfigOption, StateOption, load, state_directory
-from sensor.cli.output import ExitCode, clean, err, leave, out, plain, print_json, reporting_errors, show_bytes
+from sensor.cli.output import ExitCode, as_text, err, leave, out, reporting_errors, show_table, write
 from sensor.cli.progress import ImageBars
 from sensor.config.load import Loaded
 from sensor.config.schema import Registry
-from sensor.control_plane import wire
 from sensor.control_plane.jobs import scanner_notes
-from sensor.daemon.app import build_engine, utc_now
-from sensor.errors import ConfigError, DataError, SensorError
+from sensor.daemon.engine import Engine, build_engine, utc_now
+from sensor.errors import AdvisoryError, ConfigError, DataError, SensorError
 from sensor.events import Event
-from sensor.inventory.images import result_fingerprint
-from sensor.judge import Judged, Place, Verdict, rfc3339
-from sensor.model.finding import SEVERITIES, ImageResult, ScanStatus, Severity
-from sensor.model.manifest import parse_platform
-from sensor.model.reference import Reference, parse_reference
+from sensor.judge import Judged, Place, Verdict
+from sensor.model.finding import SEVERITIES, Severity
+from sensor.model.manifest import Platform, parse_platform
+from sensor.model.reference import Reference
 from sensor.report.cyclonedx import cyclonedx
-from sensor.report.document import FailedScan, envelope, failed_envelope
 from sensor.version import VERSION
 
 
@@ -57,14 +63,25 @@ class FailOn(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Scanned:
-    verdict: Verdict
-    seconds: float
+class _Request:
+    """What the command line asks for."""
+
+    image: str
+    config: Path | None
+    state: Path | None
+    platform: str
+    insecure: bool
+    quiet: bool
+    source: str
+    scanners: str
 
 
 def scan(
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="registry/repository:tag or @sha256:..., or oci:/layout:tag.")
+        str,
+        typer.Argument(
+            metavar="IMAGE", help="registry/repository:tag or @sha256:..., or oci:/layout[:repository][:tag]."
+        ),
     ],
     config: ConfigOption = None,
     state: StateOption = None,
@@ -96,211 +113,121 @@ def scan(
 ) -> None:
     """Scan one image: what is in it, and what is vulnerable in it. Layers and inventories are kept, so a second scan reads no layer.
 
-    Without an advisory database the result is PARTIAL: see `advisories`. Exit status 3 when the image could not be judged; with
-    `--output envelope` or as the dashboard's bundled scanner the document is written all the same.
+    A registry of the configuration is used with its credentials; any other one anonymously. Without an advisory database the result is
+    PARTIAL: see `advisories`. Exit status 3 when the image could not be judged; with `--output json` or `envelope` there is a document all
+    the same, with status FAILED.
     """
-    began = rfc3339(utc_now())
+    request = _Request(
+        image=image,
+        config=config,
+        state=state,
+        platform=platform,
+        insecure=insecure,
+        quiet=quiet,
+        source=source,
+        scanners=scanners,
+    )
+    began = utc_now()
     with reporting_errors():
-        loaded = load(config, required=False)
-        if source not in {"registry", ""}:
-            message = f"this sensor reads images from registries, not from {source!r}"
-            raise ConfigError(message, "push the image to a registry, or give an OCI layout: oci:/path:tag")
-        reference, settings = _locate(loaded, image, insecure=insecure)
-        wanted = platform or loaded.config.platforms_of(settings)[0]
-        parse_platform(wanted)
-    notes = scanner_notes(tuple(name for name in scanners.split(",") if name))
-    try:
-        scanned = asyncio.run(_scan(loaded, settings, reference, wanted, state_directory(loaded, state), quiet=quiet))
-        if not scanned.verdict.judged:
-            message = f"{reference} was not scanned: {scanned.verdict.skip_reason}"
-            raise DataError(message)
-    except SensorError as error:
-        if output is ScanOutput.ENVELOPE:
-            failed = FailedScan(
-                reference=str(reference), error=str(error), started_at=began, finished_at=rfc3339(utc_now())
-            )
-            _write(failed_envelope(failed, scan_id=str(uuid.uuid4()), sensor=_identity()).body, output_file)
-        err.print(f"[bold red]error:[/] {clean(error.message)}")
-        if error.advice:
-            err.print(f"  [bold]try:[/] {clean(error.advice)}")
-        leave(ExitCode.FAILED)
-    judged = scanned.verdict.judged[0]
-    _emit(judged, scanned, output, output_file, notes)
-    if not quiet:
-        _summary(judged, scanned)
-    if fail_on is not None and any(judged.result.counts()[severity] for severity in _at_or_above(fail_on)):
-        leave(ExitCode.FINDINGS)
+        try:
+            scanned = _scan(request)
+        except SensorError as error:
+            if output in {ScanOutput.JSON, ScanOutput.ENVELOPE}:
+                full = output is ScanOutput.JSON
+                write(failure_text(image, error, began, utc_now(), full=full), output_file)
+            raise
+        _emit(scanned, output, output_file)
+        if not quiet:
+            show_summary(scanned)
+        if fail_on is not None and _fails(scanned.judged, fail_on):
+            leave(ExitCode.FINDINGS)
 
 
-def _locate(loaded: Loaded, image: str, *, insecure: bool) -> tuple[Reference, Registry]:
-    """The reference and the registry that serves it: a configured one where the host matches."""
-    if image.startswith("oci:"):
-        path, colon, tag = image.removeprefix("oci:").rpartition(":")
-        path, name = (path, tag) if colon and "/" not in tag else (image.removeprefix("oci:"), "latest")
-        # `oci:/path:repository:tag` names one of several images of a layout
-        path, colon, repository = path.rpartition(":") if ":" in path else (path, "", "")
-        settings = registry_named(loaded.config, f"oci:{path}")
-        return Reference(registry="", repository=repository, tag=name), settings
-    reference = parse_reference(image)
-    if not reference.registry:
-        default = loaded.config.control_plane.default_registry if loaded.config.control_plane else ""
-        if not default:
-            message = f"{image!r} names no registry, and guessing one could scan another image of the same name"
-            raise ConfigError(message, f"write the full reference, such as registry.example.com/{reference}")
-        reference = parse_reference(f"{default}/{reference}")
-    return reference, registry_named(loaded.config, reference.registry, insecure=insecure)
+def _scan(request: _Request) -> Scanned:
+    loaded = load(request.config, required=False)
+    if request.source not in {"registry", ""}:
+        message = f"this sensor reads images from registries, not from {request.source!r}"
+        raise ConfigError(message, "push the image to a registry, or give an OCI layout: oci:/path:tag")
+    reference, settings = locate_image(loaded.config, request.image, insecure=request.insecure)
+    wanted = usable(parse_platform, request.platform or loaded.config.platforms_of(settings)[0])
+    began = time.monotonic()
+    verdict = asyncio.run(_judge(loaded, settings, reference, wanted, request))
+    seconds = time.monotonic() - began
+    if not verdict.judged:
+        message = f"{reference} was not scanned: {verdict.skip_reason}"
+        raise DataError(message)
+    judged = verdict.judged[0]
+    if request.platform:
+        _check_platform(judged, wanted)
+    names = tuple(name for name in request.scanners.split(",") if name)
+    return Scanned(judged=judged, seconds=seconds, notes=scanner_notes(names))
 
 
-async def _scan(
-    loaded: Loaded, settings: Registry, reference: Reference, platform: str, directory: Path, *, quiet: bool
-) -> _Scanned:
-    bars = None if quiet or not err.is_terminal else ImageBars(err)
+async def _judge(
+    loaded: Loaded, settings: Registry, reference: Reference, platform: Platform, request: _Request
+) -> Verdict:
+    config = loaded.config if loaded.config.registry(settings.name) else loaded.config.with_registry(settings)
+    bars = None if request.quiet or not err.is_terminal else ImageBars(err)
 
     def publish(event: Event) -> None:
         if bars is not None:
             bars.handle(event)
 
-    config = loaded.config if loaded.config.registry(settings.name) else loaded.config.with_registry(settings)
-    async with build_engine(config, directory, publish, shared=True) as engine:
-        began = time.monotonic()
-        _, client = engine.sites.registry(settings.name)
-        if not reference.repository:
-            listing = await client.repositories()
-            if len(listing.names) != 1:
-                message = f"the layout holds {len(listing.names)} repositories: {', '.join(listing.names[:10])}"
-                raise ConfigError(message, "name one: oci:/path:repository:tag")
-            reference = Reference(registry=client.host, repository=listing.names[0], tag=reference.tag)
-        place = Place(name=settings.name, client=client, reference=reference)
-        with bars or _Nothing():
-            verdict = await engine.judge.judge(place, reference.target, (parse_platform(platform),), accept_gaps=True)
+    async with build_engine(config, state_directory(loaded, request.state), publish, shared=True) as engine:
+        place = await _place(engine, settings, reference)
+        with bars or contextlib.nullcontext():
+            verdict = await engine.judge.judge(place, place.reference.target, (platform,), accept_gaps=True)
         for judged in verdict.judged:
-            if judged.image.known:
-                continue
-            async with engine.storage.transaction() as connection:
-                await engine.judge.images.put(
-                    connection,
-                    judged.result.inventory,
-                    subject=verdict.digest,
-                    reported=judged.result.digest,
-                    catalogers=engine.judge.layers.catalogers,
-                    limits=engine.judge.layers.limits,
-                )
-                fingerprint = result_fingerprint(judged.result.match, judged.result.inventory)
-                await engine.judge.images.result_changed(
-                    connection,
-                    verdict.digest,
-                    judged.result.inventory.manifest,
-                    judged.result.match.revision,
-                    fingerprint,
-                )
-        return _Scanned(verdict=verdict, seconds=time.monotonic() - began)
+            # only the inventory: what was last reported of an image is the daemon's to know
+            if not judged.image.known:
+                async with engine.storage.transaction() as connection:
+                    await engine.judge.keep(connection, verdict.digest, judged)
+        return verdict
 
 
-class _Nothing:
-    def __enter__(self) -> None:
-        return
+async def _place(engine: Engine, settings: Registry, reference: Reference) -> Place:
+    _, client = engine.sites.registry(settings.name)
+    if not reference.repository:
+        names = (await client.repositories()).names
+        if len(names) != 1:
+            message = f"the layout holds {len(names)} repositories: {', '.join(names[:10])}"
+            raise ConfigError(message, "name one: oci:/path:repository:tag")
+        reference = Reference(registry="", repository=names[0], tag=reference.tag, digest=reference.digest)
+    return Place(name=settings.name, client=client, reference=reference)
 
-    def __exit__(self, *_: object) -> None:
-        return
+
+def _check_platform(judged: Judged, wanted: Platform) -> None:
+    """An image without an index is what it is: it must not pass for the platform that was asked for."""
+    found = judged.result.inventory.platform
+    if found and found.split("/")[:2] != str(wanted).split("/")[:2]:
+        message = f"{judged.result.reference} is an image for {found}, not for {wanted}"
+        raise DataError(message, "leave --platform out to scan it as it is")
 
 
-def _emit(judged: Judged, scanned: _Scanned, output: ScanOutput, target: Path | None, notes: tuple[str, ...]) -> None:
-    result = judged.result
+def _emit(scanned: Scanned, output: ScanOutput, target: Path | None) -> None:
+    result = scanned.judged.result
     match output:
-        case ScanOutput.JSON if target is None:
-            print_json(_document(judged, scanned, notes))
-        case ScanOutput.JSON | ScanOutput.ENVELOPE:
-            document = envelope(result, scan_id=str(uuid.uuid4()), sensor=_identity(), notes=notes)
-            _write(document.body, target)
+        case ScanOutput.JSON:
+            write(full_text(scanned), target)
+        case ScanOutput.ENVELOPE:
+            write(envelope_text(scanned), target)
         case ScanOutput.CYCLONEDX:
-            _write(cyclonedx(result, version=VERSION), target)
+            write(cyclonedx(result, version=VERSION).decode() + "\n", target)
+        case ScanOutput.TABLE if not result.match.findings:
+            write(no_findings(result) + "\n", target)
+        case ScanOutput.TABLE if target is not None:
+            write(as_text(findings_table(result)), target)
         case ScanOutput.TABLE:
-            out.print(_findings(result))
+            show_table(findings_table(result, width=out.width))
 
 
-def _write(body: bytes, target: Path | None) -> None:
-    if target is not None:
-        target.write_bytes(body)
-        return
-    sys.stdout.buffer.write(body + b"\n")
-    sys.stdout.flush()
+def _fails(judged: Judged, least: FailOn) -> bool:
+    """Whether there are findings of that severity or above.
 
-
-def _document(judged: Judged, scanned: _Scanned, notes: tuple[str, ...]) -> dict[str, object]:
-    """Everything, under the envelope's own names: the dashboard's bundled-scanner contract reads `scan` and `findings` from it."""
-    result = judged.result
-    wired = msgspec.json.decode(
-        envelope(result, scan_id=str(uuid.uuid4()), sensor=_identity(), notes=notes).body, type=dict[str, object]
-    )
-    return {
-        **wired,
-        "packages": [
-            {
-                "name": installed.package.name,
-                "version": installed.package.version,
-                "purl": installed.purl,
-                "path": installed.package.path,
-                "layer": installed.layer,
-                "owner": installed.owner,
-            }
-            for installed in result.inventory.packages
-        ],
-        "vulnerabilities": [msgspec.to_builtins(finding) for finding in result.match.findings],
-        "gaps": [msgspec.to_builtins(gap) for gap in result.gaps],
-        "work": {
-            "seconds": round(scanned.seconds, 4),
-            "known": judged.image.known,
-            "layers_fetched": judged.image.layers_fetched,
-            "layers_cached": judged.image.layers_cached,
-            "bytes_fetched": judged.image.bytes_fetched,
-        },
-    }
-
-
-_COLOURS = {
-    Severity.CRITICAL: "bold white on red",
-    Severity.HIGH: "red",
-    Severity.MEDIUM: "yellow",
-    Severity.LOW: "blue",
-    Severity.INFO: "dim",
-}
-
-
-def _findings(result: ImageResult) -> Table:
-    table = Table("severity", "vulnerability", "package", "installed", "fixed in", "title", box=None, pad_edge=False)
-    for finding in result.match.findings:
-        title = finding.title or finding.description.split("\n")[0]
-        table.add_row(
-            f"[{_COLOURS[finding.severity]}]{finding.severity}[/]",
-            plain(finding.vulnerability),
-            plain(finding.package_name),
-            plain(finding.package_version),
-            plain(finding.fixed_version or "no fix known"),
-            plain(title[:70]),
-        )
-    return table
-
-
-def _summary(judged: Judged, scanned: _Scanned) -> None:
-    result = judged.result
-    counts = result.counts()
-    shown = ", ".join(f"{counts[severity]} {severity.lower()}" for severity in SEVERITIES)
-    status = "[green]SUCCESS[/]" if result.status is ScanStatus.SUCCESS else f"[yellow]{result.status}[/]"
-    err.print(f"{clean(result.reference)} {result.digest[:19]} {clean(result.inventory.platform)}: {status}")
-    err.print(f"{len(result.inventory.packages)} packages, {len(result.match.findings)} findings: {shown}")
-    for gap in result.gaps[:20]:
-        err.print(f"  [yellow]not judged:[/] {clean(gap.subject)}: {clean(gap.reason)}")
-    if len(result.gaps) > 20:
-        err.print(f"  ... and {len(result.gaps) - 20} more gaps (--output json lists all)")
-    image = judged.image
-    err.print(
-        f"{scanned.seconds:.2f} s, {image.layers_fetched} layers read ({show_bytes(image.bytes_fetched)}), {image.layers_cached} known"
-    )
-
-
-def _at_or_above(least: FailOn) -> tuple[Severity, ...]:
-    return SEVERITIES[: SEVERITIES.index(Severity(least.upper())) + 1]
-
-
-def _identity() -> wire.Sensor:
-    return wire.Sensor(version=VERSION, scanner_versions={"harborguard-sensor": VERSION}, name=os.uname().nodename)
+    Raises:
+        AdvisoryError: nothing was judged, so having no findings means nothing.
+    """
+    counts, revision = judged.result.counts(), judged.result.match.revision
+    if not revision:
+        raise AdvisoryError("--fail-on cannot decide without an advisory database", "see `advisories --help`")
+    return any(counts[severity] for severity in SEVERITIES[: SEVERITIES.index(Severity(least.upper())) + 1])

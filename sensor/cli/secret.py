@@ -20,7 +20,7 @@ from sensor.secret import (
     store_in_keyring,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Keep credentials in the operating system's keyring.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep credentials in the operating system's keyring.")
 
 NameArgument = Annotated[str, typer.Argument(help="The name that {keyring: NAME} in the configuration uses.")]
 
@@ -51,7 +51,7 @@ def list_secrets(config: ConfigOption = None, output: OutputOption = OutputForma
 
     The secrets themselves are never shown. Exit status 3 when one cannot be read.
     """
-    with reporting_errors():
+    with reporting_errors(output):
         loaded = load(config, required=True)
     rows = [(path, describe_source(source), _problem(source)) for path, source in _sources(loaded.config)]
     if output is OutputFormat.JSON:

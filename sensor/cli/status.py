@@ -11,7 +11,17 @@ import typer
 from rich.table import Table
 
 from sensor.cli.options import ConfigOption, OutputOption, load
-from sensor.cli.output import OutputFormat, clean, out, plain, print_json, reporting_errors, show_bytes
+from sensor.cli.output import (
+    OutputFormat,
+    clean,
+    grid,
+    out,
+    plain,
+    print_json,
+    reporting_errors,
+    show_bytes,
+    show_table,
+)
 from sensor.errors import ConfigError, DataError, NetworkError
 from sensor.status import Snapshot
 from sensor.transport import NO_RETRY, Transport
@@ -26,7 +36,7 @@ def status(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT
 
     Asks the local health endpoint (`health.listen`). Exit status 3 when no sensor answers there.
     """
-    with reporting_errors():
+    with reporting_errors(output):
         listen = load(config, required=False).config.health.listen
         if listen == "off":
             raise ConfigError(
@@ -77,9 +87,9 @@ def show(snapshot: Snapshot, now: datetime) -> None:
         age = f", newest {_ago(now, newest)}" if newest else ""
         out.print(f"advisories: {snapshot.advisories.records} records{age}")
     if snapshot.registries:
-        out.print(_registries(snapshot, now))
+        show_table(_registries(snapshot, now))
     if snapshot.links:
-        out.print(_links(snapshot, now))
+        show_table(_links(snapshot, now))
     for image in snapshot.running:
         done, total = show_bytes(image.bytes_done), show_bytes(image.bytes_total)
         out.print(f"scanning {clean(image.reference)}: {done} of {total}")
@@ -92,11 +102,11 @@ def show(snapshot: Snapshot, now: datetime) -> None:
 
 def _registries(snapshot: Snapshot, now: datetime) -> Table:
     states = ("listed", "scanned", "skipped", "failed", "queued", "gone")
-    table = Table("registry", "state", "last sweep", *states, "requests", box=None, pad_edge=False)
+    table = grid("registry", "state", "last sweep", *states, "requests")
     for registry in snapshot.registries:
         table.add_row(
             plain(registry.name),
-            registry.state,
+            plain(registry.state),
             _ago(now, registry.last_sweep) if registry.last_sweep else "never",
             *(str(registry.ledger.get(state, 0)) for state in states),
             str(registry.requests),
@@ -105,10 +115,10 @@ def _registries(snapshot: Snapshot, now: datetime) -> Table:
 
 
 def _links(snapshot: Snapshot, now: datetime) -> Table:
-    table = Table("control plane", "state", "last heartbeat", "delivered", "refused", box=None, pad_edge=False)
+    table = grid("control plane", "state", "last heartbeat", "delivered", "refused")
     for link in snapshot.links:
         beat = _ago(now, link.last_heartbeat) if link.last_heartbeat else "never"
-        table.add_row(plain(link.name), link.state, beat, str(link.delivered), str(link.refused))
+        table.add_row(plain(link.name), plain(link.state), beat, str(link.delivered), str(link.refused))
     return table
 
 

@@ -32,7 +32,7 @@ def test(
 
     Reports reachable, authenticated and latencyMs. Exit status 3 when a sweep would not work.
     """
-    with reporting_errors():
+    with reporting_errors(output):
         loaded = load(config, required=target is None)
         chosen = (registry_named(loaded.config, target, insecure=insecure),) if target else loaded.config.registries
         reports = asyncio.run(_check_all(loaded.config, chosen))

@@ -56,7 +56,7 @@ def request_of(job: Job, *, link: str, default_registry: str = "") -> JobRequest
     if not reference.registry:
         if not default_registry:
             return Refusal(job=job.id, reason=_hostless(given, reference), reference=given)
-        reference = _at(default_registry, reference)
+        reference = at_registry(default_registry, reference)
     return JobRequest(link=link, job=job.id, reference=str(reference), scanners=scan.scanners)
 
 
@@ -113,7 +113,8 @@ def _hostless(given: str, reference: Reference) -> str:
     )
 
 
-def _at(registry: str, reference: Reference) -> Reference:
+def at_registry(registry: str, reference: Reference) -> Reference:
+    """The reference, completed by a host; a short name at Docker Hub stands below `library`."""
     is_short = registry.lower() in _DOCKER_HUB and "/" not in reference.repository
     repository = f"library/{reference.repository}" if is_short else reference.repository
     return Reference(registry=registry, repository=repository, tag=reference.tag, digest=reference.digest)

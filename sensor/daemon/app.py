@@ -4,63 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from sensor.advisories.shelf import AdvisoryShelf
-from sensor.advisories.update import database_path
 from sensor.catalog.snapshots import Snapshots
-from sensor.config.schema import Config, LimitSettings
+from sensor.config.schema import Config
 from sensor.control_plane.client import ControlPlaneClient, transport_for
 from sensor.control_plane.links import Link
+from sensor.daemon.engine import Engine, build_engine, utc_now
 from sensor.daemon.link import LinkKeeper
-from sensor.daemon.sites import ConfiguredSites
 from sensor.events import Event, Publish
-from sensor.inventory.images import ImageStore
-from sensor.inventory.layers import Layers, LayerStore
-from sensor.inventory.reader import read_layer
-from sensor.judge import Judge
-from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.pipeline import Pipeline
 from sensor.report.deliver import Deliverer
 from sensor.report.outbox import Outbox
-from sensor.scan.packages import ECOSYSTEMS
-from sensor.scan.stream import catalogers_key
 from sensor.status import StatusBoard
-from sensor.storage import Storage, open_storage
 from sensor.triggers.jobs import JobPoller
 from sensor.triggers.schedule import Schedules
 from sensor.version import VERSION
 from sensor.work.queue import TableQueue
-
-
-def utc_now() -> datetime:
-    """The clock of the daemon."""
-    return datetime.now(UTC)
-
-
-def limits_of(settings: LimitSettings) -> Limits:
-    """The bounds, with what the operator moved."""
-    return replace(
-        DEFAULT_LIMITS,
-        layer_bytes=settings.layer_bytes,
-        layer_entries=settings.layer_entries,
-        spool_bytes=settings.spool_bytes,
-        idle_seconds=settings.idle_timeout,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
-    """What scanning needs, without links, clock and workers: the daemon's core, and all of the command `scan`."""
-
-    storage: Storage
-    snapshots: Snapshots
-    sites: ConfiguredSites
-    shelf: AdvisoryShelf
-    judge: Judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +41,7 @@ class App:
 
     config: Config
     engine: Engine
+    snapshots: Snapshots
     board: StatusBoard
     queue: TableQueue
     pipeline: Pipeline
@@ -86,37 +50,6 @@ class App:
     schedules: Schedules
     publish: Publish
     clock: Callable[[], datetime]
-
-
-@contextlib.asynccontextmanager
-async def build_engine(
-    config: Config, directory: Path, publish: Publish, *, clock: Callable[[], datetime] = utc_now, shared: bool = False
-) -> AsyncIterator[Engine]:
-    """Open the state and build the core. `shared` allows other one-shot commands on the same directory.
-
-    Raises:
-        StateError: the state directory cannot be used, or another sensor uses it.
-    """
-    limits = limits_of(config.limits)
-    async with contextlib.AsyncExitStack() as stack:
-        storage = await open_storage(directory, shared=shared)
-        stack.push_async_callback(storage.close)
-        shelf = AdvisoryShelf(database_path(directory))
-        stack.push_async_callback(shelf.close)
-        await shelf.refresh()
-        sites = ConfiguredSites(config=config, limits=limits)
-        stack.push_async_callback(sites.close)
-        layers = Layers(
-            LayerStore(storage, clock),
-            storage,
-            read_layer,
-            catalogers=catalogers_key(ECOSYSTEMS),
-            limits=limits,
-            clock=clock,
-            concurrency=config.concurrency.layers,
-        )
-        judge = Judge(layers=layers, images=ImageStore(storage, clock), advisories=shelf, publish=publish, clock=clock)
-        yield Engine(storage=storage, snapshots=Snapshots(storage), sites=sites, shelf=shelf, judge=judge)
 
 
 @contextlib.asynccontextmanager
@@ -141,6 +74,7 @@ async def build_app(
             build_engine(config, Path(config.state.directory), publish, clock=clock)
         )
         queue = TableQueue(engine.storage, clock)
+        snapshots = Snapshots(engine.storage)
         clients: dict[str, ControlPlaneClient] = {}
         for link in engine.sites.links:
             transport = transport_for(link, engine.sites.limits)
@@ -150,7 +84,7 @@ async def build_app(
         pipeline = Pipeline(
             storage=engine.storage,
             queue=queue,
-            snapshots=engine.snapshots,
+            snapshots=snapshots,
             judge=engine.judge,
             sites=engine.sites,
             filled=deliverer.wake,
@@ -183,6 +117,7 @@ async def build_app(
         yield App(
             config=config,
             engine=engine,
+            snapshots=snapshots,
             board=board,
             queue=queue,
             pipeline=pipeline,

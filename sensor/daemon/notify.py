@@ -13,7 +13,7 @@ import socket
 def notify(state: str) -> bool:
     """Send `READY=1`, `STOPPING=1`, `RELOADING=1`, `WATCHDOG=1` or `STATUS=...`; False when not run by systemd.
 
-    A service manager that is gone must not stop the sensor, so a failed send is False too.
+    A service manager that is gone, or reads nothing, must not stop the sensor, so a failed send is False too.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
@@ -21,7 +21,8 @@ def notify(state: str) -> bool:
     if address.startswith("@"):
         address = "\0" + address[1:]
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        # a manager that does not read must not stop the event loop
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as channel:
             channel.sendto(state.encode(), address)
     except OSError:
         return False

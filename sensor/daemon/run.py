@@ -297,9 +297,9 @@ class Daemon:
             await self._sleep(_HOUSEKEEPING_SECONDS)
             before = app.clock() - timedelta(seconds=app.config.state.retain_gone)
             try:
-                keep = await app.engine.snapshots.digests()
+                keep = await app.snapshots.digests()
                 async with app.engine.storage.transaction() as connection:
-                    await app.engine.snapshots.prune(connection, before)
+                    await app.snapshots.prune(connection, before)
                     await app.engine.judge.images.prune(connection, keep, before)
                 await app.engine.storage.compact()
             except StateError as error:

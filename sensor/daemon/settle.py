@@ -24,7 +24,7 @@ async def settle(app: App, name: str) -> None:
     Raises:
         StateError: the state database cannot be used.
     """
-    snapshots = app.engine.snapshots
+    snapshots = app.snapshots
     settings = app.engine.sites.config.registry(name)
     is_new = not (await snapshots.known(name)).tags
     queued = await snapshots.queued(name)
@@ -49,7 +49,7 @@ async def settle(app: App, name: str) -> None:
 
 async def put_stale(app: App) -> None:
     """Queue images that the catalogers of a former version read: they are scanned again when there is nothing else to do."""
-    judge, snapshots = app.engine.judge, app.engine.snapshots
+    judge, snapshots = app.engine.judge, app.snapshots
     try:
         stale = await judge.images.stale(judge.layers.catalogers)
         for name in app.engine.sites.names():

@@ -15,10 +15,14 @@ from sensor.errors import DataError
 
 
 class Spool:
-    """One temporary file without a name, made when it is first needed and used again for every large file of the layer."""
+    """One temporary file without a name, made when it is first needed and used again for every large file of the layer.
+
+    It is cut to size only for a reader that asks for its path: to overwrite is cheaper than to free and allocate again.
+    """
 
     def __init__(self) -> None:
         self._file: BinaryIO | None = None
+        self._length = 0
 
     def _open(self) -> BinaryIO:
         if self._file is None:
@@ -38,23 +42,27 @@ class Spool:
             rest = piece
             while rest:
                 rest = rest[file.write(rest) :]
+            self._length += len(piece)
 
     def map(self) -> mmap.mmap:
-        """The whole file in the address space, read only."""
-        return mmap.mmap(self._open().fileno(), 0, access=mmap.ACCESS_READ)
+        """The whole content in the address space, read only."""
+        return mmap.mmap(self._open().fileno(), self._length, access=mmap.ACCESS_READ)
 
     def path(self) -> str:
         """A path that opens the file as long as the spool lives."""
-        return f"/proc/self/fd/{self._open().fileno()}"
+        file = self._open()
+        file.truncate(self._length)
+        return f"/proc/self/fd/{file.fileno()}"
 
     def clear(self) -> None:
         """Forget the content."""
+        self._length = 0
         if self._file is not None:
             self._file.seek(0)
-            self._file.truncate()
 
     def close(self) -> None:
         """Give the file up."""
+        self._length = 0
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -114,6 +122,7 @@ class Capture:
     __slots__ = (
         "_finished",
         "_hold",
+        "_in_memory",
         "_needles",
         "_spool",
         "_spool_from",
@@ -132,12 +141,14 @@ class Capture:
         hold: bool,
         spool: Spool | None,
         spool_from: int,
+        in_memory: bool = False,
         finished: Callable[[Capture], None],
     ) -> None:
         self._needles = set(needles)
         self._hold = hold
         self._spool = spool
         self._spool_from = spool_from
+        self._in_memory = in_memory
         self._finished = finished
         self._tail = b""
         self.pieces: list[memoryview] = []
@@ -155,13 +166,21 @@ class Capture:
         self.pieces.append(memoryview(data)[start:end])
         self.size += end - start
         if self._spool is not None and (self.spilled or self.size > self._spool_from):
-            try:
-                self._spool.append(self.pieces)
-            except OSError as error:
-                self._hold = False
-                self.failure = f"no room for a temporary file: {os.strerror(error.errno or 0)}"
-            self.pieces = []
-            self.spilled = True
+            self._spill(self._spool)
+
+    def _spill(self, spool: Spool) -> None:
+        """Move what is held to the temporary file. Without one, a file that is not too large stays in memory."""
+        try:
+            spool.append(self.pieces)
+        except OSError as error:
+            if self._in_memory and not self.spilled:
+                spool.clear()
+                self._spool = None
+                return
+            self._hold = False
+            self.failure = f"no room for a temporary file: {os.strerror(error.errno or 0)}"
+        self.pieces = []
+        self.spilled = True
 
     def _search(self, data: bytes, start: int, end: int) -> None:
         longest = max(map(len, self._needles)) - 1

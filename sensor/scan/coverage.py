@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sensor.model.advisory import AdvisoryLookup
-from sensor.model.package import Gap, ImageInventory, OsRelease, Package, PackageType
+from sensor.model.package import Gap, ImageInventory, InstalledPackage, OsRelease, Package, PackageType
 from sensor.versions import order_of
 from sensor.versions.names import normal_name
 
@@ -121,17 +121,23 @@ def advisory_ecosystems(release: OsRelease) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """The ecosystems with data, by package type, and what there is no data for."""
+    """The ecosystems with data, by package type, and what there is no data for. `foreign` are the distribution packages of other makers."""
 
     ecosystems: Mapping[PackageType, tuple[str, ...]]
     gaps: tuple[Gap, ...] = ()
+    foreign: frozenset[str] = frozenset()
+
+    def is_patched(self, item: InstalledPackage) -> bool:
+        """Whether a distribution patches this language package: then its version does not tell what the language's advisories know."""
+        return item.package.type not in OS_TYPES and bool(item.owner) and item.owner not in self.foreign
 
 
 def cover(inventory: ImageInventory, advisories: AdvisoryLookup) -> Coverage:
     """Find the ecosystems to ask for the packages of an image. Without data, "no findings" would be a lie: then there is a gap."""
+    coverage = Coverage(ecosystems={}, foreign=_foreign(inventory))
     counts: dict[PackageType, int] = {}
     for item in inventory.packages:
-        if item.package.type in OS_TYPES or not item.owner:
+        if not coverage.is_patched(item):
             counts[item.package.type] = counts.get(item.package.type, 0) + 1
     ecosystems: dict[PackageType, tuple[str, ...]] = {}
     gaps: list[Gap] = []
@@ -154,7 +160,42 @@ def cover(inventory: ImageInventory, advisories: AdvisoryLookup) -> Coverage:
                     " image were listed but not judged: having no findings for them means nothing",
                 )
             )
-    return Coverage(ecosystems=ecosystems, gaps=tuple(gaps))
+    return replace(coverage, ecosystems=ecosystems, gaps=tuple(gaps))
+
+
+_RPM_DISTRIBUTORS = re.compile(
+    r"red ?hat|centos|fedora|almalinux|cloudlinux|rocky|oracle|amazon|suse|microsoft|vmware|broadcom|openeuler|mageia",
+    re.IGNORECASE,
+)
+_DEB_MAKERS = re.compile(
+    r"@(?:[\w-]+\.)*(?:nodesource|docker|microsoft|hashicorp|grafana|elastic|mongodb|gitlab|github|oracle|nginx|f5|datadoghq|newrelic"
+    r"|influxdata|puppet|cloudflare|confluent)\.(?:com|io)>?$",
+    re.IGNORECASE,
+)
+_DEB_VERSIONS = re.compile(r"nodesource|pgdg|~(?:debian|ubuntu)\.")
+"""Of NodeSource, of the PostgreSQL project (whose maintainers are Debian's), of Docker."""
+
+
+def is_foreign(package: Package) -> bool:
+    """Whether somebody other than a distribution built this package, so that no distribution patches the language packages inside.
+
+    rpm has a field for it. A deb has none, so only makers that are known by their address or version are told apart.
+    """
+    if package.type == "rpm":
+        return bool(package.vendor) and _RPM_DISTRIBUTORS.search(package.vendor) is None
+    if package.type == "deb":
+        return _DEB_MAKERS.search(package.vendor) is not None or _DEB_VERSIONS.search(package.version) is not None
+    return False
+
+
+def _foreign(inventory: ImageInventory) -> frozenset[str]:
+    """Names of the foreign packages. A name that the distribution has installed, too (for another architecture), is not among them."""
+    foreign: set[str] = set()
+    native: set[str] = set()
+    for item in inventory.packages:
+        if item.package.type in OS_TYPES:
+            (foreign if is_foreign(item.package) else native).add(item.package.name)
+    return frozenset(foreign - native)
 
 
 def _of_format(release: OsRelease | None, kind: PackageType) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def match_inventory(inventory: ImageInventory, advisories: AdvisoryLookup) -> Ma
     for item in inventory.packages:
         package = item.package
         ecosystems = coverage.ecosystems.get(package.type, ())
-        if package.type not in OS_TYPES and item.owner:
+        if coverage.is_patched(item):
             continue  # the distribution patches it without changing the version that the language's advisories know
         consulted.update(ecosystems)
         if package.type in OS_TYPES and not boots and is_kernel_source(package.source_name or package.name):

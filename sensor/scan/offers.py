@@ -80,7 +80,8 @@ class Offers:
             needles=frozenset(each.needle for each in takers if each.needle),
             hold=bool(fitting) or is_os_release,
             spool=self._spool if any(each.spooled for each in fitting) else None,
-            spool_from=limits.package_file_bytes,
+            spool_from=limits.held_bytes,
+            in_memory=size <= limits.package_file_bytes,
             finished=partial(self._captured, path, fitting, oversize),
         )
 
@@ -95,7 +96,7 @@ class Offers:
         readers = [each for each in fitting if not each.needle or each.needle in found]
         if capture.failure:
             self.unread(path, readers, "unreadable", f"could not be held: {capture.failure}")
-        elif any(each.spooled for each in readers):
+        elif readers and (capture.spilled or any(each.spooled for each in readers)):
             spooled = SpooledContent(capture.size, capture.pieces, self._spool, spilled=capture.spilled)
             self._read(readers, path, spooled)
             spooled.release()

@@ -109,7 +109,8 @@ def rate(
     elif score:
         chosen = (score.severity, score.source)
     else:
-        words = (_word(other, source=other.id) for other in ranked)
+        # An erratum's word is that of the worst it fixes, so the one that covers least says most about this vulnerability.
+        words = (_word(other, source=other.id) for other in sorted(ranked, key=lambda other: len(other.upstream)))
         chosen = next((word for word in words if word), (Severity.INFO, ""))
     severity, source = chosen
     return Rating(

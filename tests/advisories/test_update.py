@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sensor.advisories.build import Progress
-from sensor.advisories.database import AdvisoryDatabase
-from sensor.advisories.update import UpdateReport, database_path, demo_advisories, find_archives, import_sources, update
+from sensor.advisories.database import AdvisoryDatabase, database_path
+from sensor.advisories.update import UpdateReport, demo_advisories, find_archives, import_sources, update
 from sensor.config.schema import Advisories
 from sensor.errors import AdvisoryError
 from sensor.limits import DEFAULT_LIMITS

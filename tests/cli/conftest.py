@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from sensor.advisories.update import demo_advisories, import_sources
+from sensor.cli.commands import app
 from sensor.cli.machine import build_machine_layout
-from sensor.cli.main import app
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +70,42 @@ health: {{listen: "off"}}
 """
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's advisories, built once."""
+    target = tmp_path_factory.mktemp("advisories") / "advisories.db"
+    import_sources([demo_advisories()], target)
+    return target
+
+
+@pytest.fixture
+def state(tmp_path: Path, database: Path) -> Path:
+    """A state directory with advisories."""
+    directory = tmp_path / "judging"
+    directory.mkdir()
+    shutil.copy(database, directory / "advisories.db")
+    return directory
+
+
+@contextlib.contextmanager
+def in_thread(make: Callable[[], AbstractAsyncContextManager[_T]]) -> Iterator[_T]:
+    """Serve something in an event loop of its own while commands run in this thread."""
+    ready, stop = threading.Event(), threading.Event()
+    served: list[_T] = []
+
+    async def serve() -> None:
+        async with make() as value:
+            served.append(value)
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield served[0]
+    finally:
+        stop.set()
+        thread.join()

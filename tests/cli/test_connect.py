@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
 
-from sensor.cli.connect import registry_named
-from sensor.config.schema import Config, Registry
+from sensor.cli.connect import locate_image, registry_named
+from sensor.config.schema import Config, ControlPlane, Registry
 from sensor.errors import ConfigError
+from sensor.secret import FromEnv
 
 CONFIG = Config(registries=(Registry(name="prod", url="https://reg.example:5000/"),))
+DIGEST = "sha256:" + "a" * 64
 
 
 @pytest.mark.parametrize("target", ["prod", "reg.example:5000", "https://reg.example:5000"])
@@ -29,3 +33,49 @@ def test_an_address_that_is_not_configured_becomes_a_registry(target: str, name:
 def test_a_mistyped_name_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="configured are: prod"):
         registry_named(CONFIG, "prdo")
+
+
+def test_what_is_no_address_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not a registry address"):
+        registry_named(CONFIG, "https://user@h.example/?q")
+
+
+@pytest.mark.parametrize(
+    ("image", "reference", "registry"),
+    [
+        ("reg.example:5000/team/app:1", "reg.example:5000/team/app:1", "prod"),
+        ("https://reg.example:5000/team/app:1", "reg.example:5000/team/app:1", "prod"),
+        (f"reg.example:5000/app:{DIGEST}", f"reg.example:5000/app@{DIGEST}", "prod"),
+        ("other.example/app", "other.example/app", "other.example"),
+        ("oci:/i/layout", "", "oci-i-layout"),
+        ("oci:/i/layout:1.4", ":1.4", "oci-i-layout"),
+        ("oci:/i/layout:team/app", "team/app", "oci-i-layout"),
+        ("oci:/i/layout:app:1.4", "app:1.4", "oci-i-layout"),
+        ("oci:/i/layout:team/app:1.4", "team/app:1.4", "oci-i-layout"),
+        (f"oci:/i/layout:team/app@{DIGEST}", f"team/app@{DIGEST}", "oci-i-layout"),
+        (f"oci:/i/layout@{DIGEST}", f"@{DIGEST}", "oci-i-layout"),
+    ],
+)
+def test_an_image_is_located(image: str, reference: str, registry: str) -> None:
+    found, settings = locate_image(CONFIG, image)
+    assert (str(found), settings.name) == (reference, registry)
+
+
+def test_a_relative_layout_is_found_from_the_working_directory() -> None:
+    _, settings = locate_image(CONFIG, "oci:some/layout:app:1")
+    assert settings.url == f"oci:{Path.cwd()}/some/layout"
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["", "Team/App", "reg.example/app:", "nginx:latest", "oci:/i/layout:a:b:c", "oci:/i/layout:a/b@sha256:1", "a b"],
+)
+def test_what_is_no_image_is_a_mistake_of_the_command_line(image: str) -> None:
+    with pytest.raises(ConfigError):
+        locate_image(CONFIG, image)
+
+
+def test_a_short_name_is_completed_only_by_a_configured_default() -> None:
+    plane = ControlPlane(url="https://hg.example", api_key=FromEnv("X"), default_registry="docker.io")
+    found, settings = locate_image(Config(control_plane=plane), "nginx:1")
+    assert (str(found), settings.url) == ("docker.io/library/nginx:1", "docker.io")

@@ -1,5 +1,3 @@
-import asyncio
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +7,7 @@ import pytest
 from sensor import events
 from sensor.health.server import serve_health
 from sensor.status import StatusBoard
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, in_thread
 
 NOW = datetime.now(UTC)
 
@@ -49,23 +47,10 @@ def busy_board() -> StatusBoard:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Path]:
     """A health endpoint in another thread, and a configuration that points to it."""
-    ready, stop = threading.Event(), threading.Event()
-    address: list[str] = []
-
-    async def serve() -> None:
-        async with serve_health(busy_board(), lambda: datetime.now(UTC), "127.0.0.1:0") as base:
-            address.append(base.removeprefix("http://"))
-            ready.set()
-            await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert ready.wait(10)
-    path = tmp_path / "c.yaml"
-    path.write_text(f'health: {{listen: "{address[0]}"}}\n')
-    yield path
-    stop.set()
-    thread.join()
+    with in_thread(lambda: serve_health(busy_board(), lambda: datetime.now(UTC), "127.0.0.1:0")) as base:
+        path = tmp_path / "c.yaml"
+        path.write_text(f'health: {{listen: "{base.removeprefix("http://")}"}}\n')
+        yield path
 
 
 def test_the_running_sensor_is_shown_and_its_text_is_inert(run: Run, running: Path) -> None:

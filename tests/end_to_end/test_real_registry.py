@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from sensor.advisories.update import database_path, demo_advisories, import_sources
+from sensor.advisories.database import database_path
+from sensor.advisories.update import demo_advisories, import_sources
 from sensor.model.digest import Digest
 from tests.fakes.control_plane import KEY, FakeControlPlane
 from tests.fakes.docker_registry import DockerRegistry, free_port

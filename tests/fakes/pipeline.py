@@ -21,9 +21,11 @@ from typing import Any, TypeVar
 from sqlalchemy import event, text
 
 from sensor import events
+from sensor.advisories.database import database_path
 from sensor.advisories.shelf import AdvisoryShelf
-from sensor.advisories.update import database_path, import_sources
+from sensor.advisories.update import import_sources
 from sensor.catalog.snapshots import Snapshots
+from sensor.config.schema import Globs
 from sensor.config.schema import Registry as Settings
 from sensor.control_plane import wire
 from sensor.control_plane.links import Link
@@ -89,7 +91,8 @@ class FakeSites:
         if name not in self.registries:
             message = f"there is no registry {name!r} in the configuration"
             raise ConfigError(message)
-        return Settings(name=name, url=self.registries[name].host), self.registries[name]
+        settings = Settings(name=name, url=self.registries[name].host, tags=Globs(exclude=("*.sig",)))
+        return settings, self.registries[name]
 
     async def registry_for(self, reference: Reference, link: str) -> tuple[Settings, Registry]:
         for name, client in self.registries.items():
@@ -123,7 +126,7 @@ class Clock:
 
 @dataclass(slots=True)
 class Disk:
-    """The disk under a state database. While `full`, nothing can be written; `write_limit` writes still succeed before."""
+    """The disk under a state database. While `full`, nothing can be written; `writes_left` writes still succeed before."""
 
     full: bool = False
     writes_left: int | None = None
@@ -246,7 +249,7 @@ async def bench(
     limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Bench]:
     """A pipeline in a directory; a second one in the same directory goes on where the first ended."""
-    state.mkdir(mode=0o700, exist_ok=True)
+    state.mkdir(mode=0o700, exist_ok=True)  # noqa: ASYNC240
     if advisories is not None:
         await asyncio.to_thread(write_advisories, state, advisories)
     clock, told, disk = Clock(), list[events.Event](), Disk()
@@ -255,12 +258,19 @@ async def bench(
     shelf = AdvisoryShelf(database_path(state))
     await shelf.refresh()
     layers = Layers(
-        LayerStore(storage, clock), storage, read_layer, catalogers=catalogers_key(ECOSYSTEMS), limits=limits, clock=clock
+        LayerStore(storage, clock),
+        storage,
+        read_layer,
+        catalogers=catalogers_key(ECOSYSTEMS),
+        limits=limits,
+        clock=clock,
     )
     judge = Judge(layers=layers, images=ImageStore(storage, clock), advisories=shelf, publish=told.append, clock=clock)
     queue = TableQueue(storage, clock)
     snapshots = Snapshots(storage)
-    sites = FakeSites(registries or {"prod": MemoryRegistry()}, list(links if links is not None else [link("cp", "prod")]))
+    sites = FakeSites(
+        registries or {"prod": MemoryRegistry()}, list(links if links is not None else [link("cp", "prod")])
+    )
     filled: list[int] = []
     pipeline = Pipeline(
         storage=storage, queue=queue, snapshots=snapshots, judge=judge, sites=sites, filled=lambda: filled.append(1)

@@ -1,4 +1,4 @@
-"""Writes rpm databases: real header blobs in a real SQLite file, readable by rpm itself.
+"""Writes rpm databases: real header blobs in a real SQLite file, a real Berkeley DB file (both readable by rpm itself), or an NDB file.
 
     database(path, RpmPackage(name="bash", version="5.1.8", release="9.el9", files=("/usr/bin/bash",)))
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+import subprocess
+import zlib
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -119,3 +121,48 @@ def write_database(path: Path, blobs: Iterable[bytes], *, schema: str = "") -> b
 def database(path: Path, *packages: RpmPackage) -> bytes:
     """A database file of honest packages; returns its bytes."""
     return write_database(path, [blob(package) for package in packages])
+
+
+_BERKELEY_WRITER = """
+use strict; use warnings; use DB_File; use Fcntl;
+my ($path, $page, $order) = @ARGV;
+my $hash = DB_File::HASHINFO->new;
+$hash->{bsize} = $page; $hash->{lorder} = $order;
+tie my %packages, 'DB_File', $path, O_RDWR | O_CREAT, 0644, $hash or die $!;
+my $number = $order == 1234 ? 'V' : 'N';
+binmode STDIN; local $/ = undef;
+my $input = <STDIN>; my ($at, $count) = (0, 0);
+while ($at < length $input) {
+    my $size = unpack('N', substr($input, $at, 4));
+    $packages{pack($number, ++$count)} = substr($input, $at + 4, $size);
+    $at += 4 + $size;
+}
+$packages{pack($number, 0)} = pack($number, $count);
+untie %packages;
+"""
+
+
+def write_berkeley(path: Path, blobs: Iterable[bytes], *, page_bytes: int = 4096, big_endian: bool = False) -> bytes:
+    """A `Packages` file as rpm before 4.16 had it, written by libdb (which perl comes with); returns its bytes."""
+    subprocess.run(
+        ["perl", "-e", _BERKELEY_WRITER, str(path), str(page_bytes), "4321" if big_endian else "1234"],
+        input=b"".join(struct.pack(">I", len(blob)) + blob for blob in blobs),
+        check=True,
+    )
+    return path.read_bytes()
+
+
+def ndb(blobs: Iterable[bytes]) -> bytes:
+    """A `Packages.db` as SUSE's rpm writes it: one page of slots, then the headers in blocks of 16 bytes, each between a head and a tail."""
+    slots, data, block = b"", b"", 4096 // 16
+    for number, content in enumerate(blobs, start=1):
+        blob = struct.pack("<4sIII", b"BlbS", number, 1, len(content)) + content
+        blob += bytes(-(len(blob) + 12) % 16)
+        blob += struct.pack("<II4s", zlib.adler32(blob), len(content), b"BlbE")
+        slots += struct.pack("<4sIII", b"Slot", number, block, len(blob) // 16)
+        data += blob
+        block += len(blob) // 16
+    head = struct.pack("<4sIIII12x", b"RpmP", 0, 1, 1, len(slots) // 16 + 1)
+    free = struct.pack("<4sIII", b"Slot", 0, 0, 0)
+    page = head + slots
+    return page + free * ((4096 - len(page)) // 16) + data

@@ -20,10 +20,13 @@ def captured(
     needles: frozenset[bytes] = frozenset(),
     spool: Spool | None = None,
     spool_from: int = 100,
+    in_memory: bool = False,
     step: int = 10,
 ) -> Capture:
     seen: list[Capture] = []
-    capture = Capture(needles=needles, hold=True, spool=spool, spool_from=spool_from, finished=seen.append)
+    capture = Capture(
+        needles=needles, hold=True, spool=spool, spool_from=spool_from, in_memory=in_memory, finished=seen.append
+    )
     for start in range(0, len(data), step):
         capture.write(b"<<" + data[start : start + step] + b">>", 2, 2 + len(data[start : start + step]))
     return capture
@@ -52,10 +55,11 @@ def test_spooled_content_reads_the_same_from_memory_and_from_the_file(spool: Spo
 
 
 def test_the_file_is_used_again_and_holds_nothing_of_the_one_before(spool: Spool) -> None:
-    for data in (b"a" * 500, b"b" * 300):
+    for data in (b"a" * 500, b"b" * 300, b"c" * 400):
         capture = captured(data, spool=spool)
         content = SpooledContent(capture.size, capture.pieces, spool, spilled=True)
         assert content.read() == data
+        assert Path(content.path()).read_bytes() == data
         content.release()
     spool.close()
 
@@ -90,15 +94,40 @@ def test_bytes_around_a_piece_do_not_count(step: int) -> None:
     assert captured(b"need", needles=frozenset({b"need>", b"<need", b"<<", b"need>>"}), step=step).found == set()
 
 
-def test_a_full_disk_is_a_failure_of_the_file(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    class FullSpool(Spool):
-        def append(self, pieces: list[memoryview]) -> None:
-            raise OSError(28, "No space left on device")
+class FullSpool(Spool):
+    """A disk with room for so many pieces."""
 
-    capture = captured(b"a" * 500, spool=FullSpool())
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+
+    def append(self, pieces: list[memoryview]) -> None:
+        self._room -= len(pieces)
+        if self._room < 0:
+            raise OSError(28, "No space left on device")
+        super().append(pieces)
+
+
+def test_a_full_disk_is_a_failure_of_the_file() -> None:
+    capture = captured(b"a" * 500, spool=FullSpool(0))
     assert "No space left" in capture.failure
     with pytest.raises(DataError, match="No space"):
         capture.data()
+
+
+def test_without_room_on_disk_a_file_of_bearable_size_stays_in_memory() -> None:
+    spool = FullSpool(0)
+    capture = captured(b"abcde" * 100, spool=spool, in_memory=True)
+    assert (capture.failure, capture.spilled, capture.data()) == ("", False, b"abcde" * 100)
+    assert SpooledContent(capture.size, capture.pieces, spool, spilled=False).read() == b"abcde" * 100
+
+
+def test_a_disk_that_fills_up_half_way_is_a_failure_of_the_file() -> None:
+    spool = FullSpool(20)
+    capture = captured(b"a" * 500, spool=spool, in_memory=True)
+    assert "No space left" in capture.failure
+    assert capture.pieces == []
+    spool.close()
 
 
 def test_the_callback_sees_the_complete_capture(spool: Spool) -> None:

@@ -8,6 +8,7 @@ from sensor.scan.coverage import (
     Question,
     advisory_ecosystems,
     cover,
+    is_foreign,
     is_kernel_image,
     is_kernel_source,
     language_version,
@@ -228,3 +229,41 @@ def test_an_image_without_packages_has_no_gap() -> None:
 def test_packages_that_the_distribution_owns_need_no_language_data() -> None:
     image = inventory(None, package("pypi", "six", "1"), owner="python3-six")
     assert cover(image, FakeAdvisories()).gaps == ()
+
+
+@pytest.mark.parametrize(
+    ("type_", "version", "vendor", "foreign"),
+    [
+        ("rpm", "1-1", "Red Hat, Inc.", False),
+        ("rpm", "1-1", "AlmaLinux", False),
+        ("rpm", "1-1", "Rocky Enterprise Software Foundation", False),
+        ("rpm", "1-1", "Amazon Linux", False),
+        ("rpm", "1-1", "SUSE LLC <https://www.suse.com/>", False),
+        ("rpm", "1-1", "", False),
+        ("rpm", "1-1", "Docker", True),
+        ("deb", "18.20.4-1nodesource1", "Ivan Iguaran <ivan@nodesource.com>", True),
+        ("deb", "5:27.1.1-1~debian.12~bookworm", "Docker <support@docker.com>", True),
+        ("deb", "16.4-1.pgdg120+1", "Debian PostgreSQL Maintainers <team+postgresql@tracker.debian.org>", True),
+        ("deb", "1", "Grafana Labs <contact@grafana.com>", True),
+        ("deb", "1.22.1-9+deb12u1", "Debian Nginx Maintainers <pkg-nginx@tracker.debian.org>", False),
+        ("deb", "1", "Someone <docker.com@example.org>", False),
+        ("deb", "1", "", False),
+        ("apk", "1", "Docker", False),
+    ],
+)
+def test_packages_of_other_makers(type_: str, version: str, vendor: str, foreign: bool) -> None:
+    assert is_foreign(package(type_, "a", version, vendor=vendor)) is foreign
+
+
+def test_language_packages_of_other_makers_need_language_data() -> None:
+    vendor = "Nodesource <operations@nodesource.com>"
+    node, npm = package("deb", "nodejs", "18", vendor=vendor), package("npm", "npm", "10")
+    image = inventory(OsRelease(id="debian", version_id="12"), node, npm, owner="nodejs")
+    lookup = FakeAdvisories(ecosystems=["Debian:12"])
+    covered = cover(image, lookup)
+    assert [gap.subject for gap in covered.gaps] == ["npm"]
+    assert [covered.is_patched(item) for item in image.packages] == [False, False]
+
+    # the same name of the distribution's own beside it, for another architecture: whose file it is cannot be told
+    own = package("deb", "nodejs", "18.0-1", arch="arm64")
+    assert cover(inventory(image.os_release, node, own, npm, owner="nodejs"), lookup).gaps == ()

@@ -337,6 +337,13 @@ def test_a_language_package_that_the_distribution_owns_is_left_to_the_distributi
     assert named(match([package("pypi", "Requests", "2.28")], entry, release=None)) == [("PYSEC-1", "Requests")]
 
 
+def test_a_language_package_that_somebody_else_s_package_owns_is_judged() -> None:
+    owned = package("pypi", "requests", "2.28", owner="agent")
+    agent = package("deb", "agent", "1:7.50", vendor="Datadog Packages <package@datadoghq.com>")
+    result = match([owned, agent], below("PYSEC-1", "PyPI", "requests", "2.31"))
+    assert named(result) == [("PYSEC-1", "requests")]
+
+
 def test_records_of_one_closure_are_one_finding_under_the_cve() -> None:
     ghsa = Advisory(id="GHSA-aaaa-bbbb-cccc", aliases=(CVE, "PYSEC-1"), rating="HIGH", modified="2024")
     pysec = Advisory(id="PYSEC-1", aliases=(CVE, "GHSA-aaaa-bbbb-cccc"), modified="2023")

@@ -168,3 +168,10 @@ def test_without_any_judgement_it_is_unknown() -> None:
 def test_malware_is_critical() -> None:
     rating = rate(Advisory(id="MAL-2024-1", is_malware=True, rating="LOW"))
     assert (rating.severity, rating.source) == (Severity.CRITICAL, "MAL-2024-1")
+
+
+def test_of_errata_that_cover_a_vulnerability_the_one_that_covers_least_is_believed() -> None:
+    many = Advisory(id="ALSA-1", rating="Critical", upstream=("CVE-2024-0001", "CVE-2024-0002", "CVE-2024-0003"))
+    few = Advisory(id="ALSA-2", rating="Moderate", upstream=("CVE-2024-0001",))
+    rating = rate(Advisory(id="DEBIAN-CVE-2024-0001"), (many, few), distro="Debian", vulnerability="CVE-2024-0001")
+    assert (rating.severity, rating.source) == (Severity.MEDIUM, "ALSA-2")

@@ -183,12 +183,18 @@ def test_a_large_program_is_a_gap_only_if_it_is_one() -> None:
 
 
 def test_large_files_go_through_the_temporary_file() -> None:
-    limits = replace(DEFAULT_LIMITS, package_file_bytes=1000)
+    limits = replace(DEFAULT_LIMITS, held_bytes=1000)
     blob = layer(
         file("a", program("a 1", padding=5000)), file("b", program("b 1", padding=9000)), file("c", ELF + bytes(5000))
     )
     for step in (100, 1 << 20):
         assert packages(inventory_of(blob, limits=limits, step=step)) == {("a", "a", "1"), ("b", "b", "1")}
+
+
+def test_a_cataloger_that_wants_bytes_gets_those_of_a_large_file_too() -> None:
+    blob = layer(file("lib/db", ELF + b" 1\nlist 2\n" + b"\n" * 5000), file("small/db", b"small 1"))
+    limits = replace(DEFAULT_LIMITS, held_bytes=1000)
+    assert ("lib/db", "list", "2") in packages(inventory_of(blob, limits=limits))
 
 
 def test_too_many_packages_are_a_gap() -> None:

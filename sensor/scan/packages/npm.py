@@ -1,8 +1,8 @@
 """Catalogs installed npm packages by the `package.json` in the root of each.
 
-A root is `node_modules/NAME` or `node_modules/@SCOPE/NAME`, however deep (pnpm keeps the real ones under `node_modules/.pnpm`). Files of that
-name elsewhere are fixtures, module-type markers or the application itself. Lock files say what was wanted, not what is installed, and are not
-looked at.
+A root is `node_modules/NAME` or `node_modules/@SCOPE/NAME`, however deep (pnpm keeps the real ones under `node_modules/.pnpm`), the same in
+the directories where Debian's Node looks, and a copy that a package carries in its own `vendor/NAME`. Files of that name elsewhere are
+fixtures, module-type markers or the application itself. Lock files say what was wanted, not what is installed, and are not looked at.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from sensor.limits import Limits
 from sensor.model.package import Evidence
 from sensor.scan.packages.ecosystem import Content, Ecosystem, Findings
 
-_ROOT = re.compile(r"(?:^|/)node_modules/(?:@[^/]+/)?[^/@.][^/]*/package\.json$|^opt/yarn-v[^/]+/package\.json$")
-"""The second form is where the official Node images put Yarn."""
+_NAME = r"(?:@[^/]+/)?[^/@.][^/]*"
+_ROOT = re.compile(
+    rf"(?:^|/)node_modules/{_NAME}/package\.json$|^usr/(?:share|lib)/nodejs/{_NAME}/package\.json$|^opt/yarn-v[^/]+/package\.json$"
+)
+"""The second form is Debian's (its Node policy, "Directory location"), the third is where the official Node images put Yarn."""
+_VENDORED = re.compile(rf"(?:^|/)node_modules/{_NAME}/vendor/(?P<name>{_NAME})/package\.json$")
 _NO_LICENSE = msgspec.Raw(b"null")
 
 
@@ -41,14 +45,18 @@ _decode_license = msgspec.json.Decoder(str | _License | list[str | _License] | N
 
 
 def _wants(path: str) -> bool:
-    return _ROOT.search(path) is not None
+    return _ROOT.search(path) is not None or _VENDORED.search(path) is not None
 
 
 def _read(path: str, content: Content, limits: Limits) -> Evidence:
-    """Without a name or a version the file is not a package (a module-type marker), and there is nothing to report."""
+    """Without a name or a version the file is not a package (a module-type marker), and there is nothing to report.
+
+    Nobody promises that a directory in `vendor` is a package, so there the name has to fit it.
+    """
     manifest = _decode(path, content.read())
     findings = Findings(ECOSYSTEM.name, path, limits)
-    if manifest.name and manifest.version:
+    vendored = _VENDORED.search(path)
+    if manifest.name and manifest.version and (vendored is None or vendored["name"] == manifest.name):
         version = manifest.version.strip().lstrip("=v").strip() or manifest.version
         findings.package("npm", manifest.name, version, license=_license(manifest))
     return findings.evidence()
@@ -88,7 +96,7 @@ def _license(manifest: _Manifest) -> str:
 
 ECOSYSTEM = Ecosystem(
     name="npm",
-    version=1,
+    version=2,
     read=_read,
     wants=_wants,
     names=frozenset({"package.json"}),

@@ -1,7 +1,7 @@
 """Catalogs what rpm installed: Red Hat and its clones, Fedora, Amazon, SUSE, Photon, Azure Linux.
 
-Reads databases in SQLite (rpm 4.16 and later) and the text manifest of distroless Azure Linux. Databases in Berkeley DB and NDB are recognised and
-told as a gap. The SQLite file comes from an image, so the library is given no file, no write access, no function that a schema could call, and
+Reads databases in SQLite (rpm 4.16 and later) and the text manifest of distroless Azure Linux; those in Berkeley DB and NDB are left to
+`rpm_files`. The SQLite file comes from an image, so the library is given no file, no write access, no function that a schema could call, and
 a budget of steps. What stands in a record is read by `rpm_header`.
 """
 
@@ -16,6 +16,7 @@ from sensor.limits import Limits
 from sensor.model.package import Evidence
 from sensor.scan.packages import rpm_header as tags
 from sensor.scan.packages.ecosystem import Content, Ecosystem, Findings, clean_text
+from sensor.scan.packages.rpm_files import header_reader
 from sensor.scan.packages.rpm_header import RpmHeader
 
 _DIRECTORIES = frozenset({"var/lib/rpm", "usr/lib/sysimage/rpm", "usr/share/rpm"})
@@ -24,9 +25,6 @@ _LOG = f"{_SQLITE}-wal"
 _MANIFEST = "var/lib/rpmmanifest/container-manifest-2"
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
-_NDB_MAGIC = b"RpmP"
-_BERKELEY_MAGIC = (b"\x61\x15\x06\x00", b"\x00\x06\x15\x61")
-"""Of the hash access method, at byte 12, in the byte order of the machine that wrote it."""
 _LOG_HEADER_BYTES = 32
 _STEPS_AT_ONCE = 1_000
 _ENGINE_LIMITS = (
@@ -62,18 +60,13 @@ def _read(path: str, content: Content, limits: Limits) -> Evidence:
                 "the rpm database was not closed: its newest packages may be in this log only, which is not read",
             )
     else:
-        findings.gap("unsupported", f"{_format(path, content)}, so the packages in it are missing from this inventory")
+        read_headers = header_reader(content.view())
+        if read_headers is None:
+            message = f"{path} is neither a Berkeley DB nor an NDB file" if content.size else f"{path} is empty"
+            raise DataError(message)
+        for number, blob in read_headers(limits, findings):
+            _note(number, blob, limits, findings)
     return findings.evidence()
-
-
-def _format(path: str, content: Content) -> str:
-    start = bytes(content.view()[:16])
-    if start.startswith(_NDB_MAGIC):
-        return "the rpm database is in the NDB format (SUSE), which is not read yet"
-    if start[12:16] in _BERKELEY_MAGIC:
-        return "the rpm database is in the Berkeley DB format (rpm before 4.16), which is not read yet"
-    message = f"{path} is neither a Berkeley DB nor an NDB file" if start else f"{path} is empty"
-    raise DataError(message)
 
 
 def _headers(path: str, content: Content, limits: Limits, findings: Findings) -> Iterator[tuple[int, bytes]]:
@@ -205,7 +198,7 @@ def _read_manifest(data: bytes, findings: Findings) -> None:
 
 ECOSYSTEM = Ecosystem(
     name="rpm",
-    version=1,
+    version=2,
     read=_read,
     wants=_wants,
     directories=_DIRECTORIES | {"var/lib/rpmmanifest"},

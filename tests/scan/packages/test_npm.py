@@ -118,6 +118,15 @@ def test_a_deeply_nested_licence_costs_the_licence_only() -> None:
     assert [(package.name, package.license) for package in evidence.packages] == [("a", "")]
 
 
+def test_a_vendored_copy_counts_where_its_name_fits_its_directory() -> None:
+    path = "node_modules/typescript/vendor/vscode-jsonrpc/package.json"
+
+    assert [package.name for package in read({"name": "vscode-jsonrpc", "version": "9.0.0"}, path).packages] == [
+        "vscode-jsonrpc"
+    ]
+    assert read({"name": "fixture", "version": "1.0.0"}, path).packages == ()
+
+
 def test_an_unprintable_name_is_a_gap() -> None:
     evidence = read({"name": "a\x1b]0;x", "version": "1"})
 
@@ -134,6 +143,20 @@ def test_an_unprintable_name_is_a_gap() -> None:
         ("node_modules/.pnpm/a@1.0.0/node_modules/a/package.json", True),
         ("node_modules/.pnpm/a@1.0.0_b@2/node_modules/@s/a/package.json", True),
         ("opt/yarn-v1.22.19/package.json", True),
+        ("usr/share/nodejs/semver/package.json", True),
+        ("usr/share/nodejs/@babel/core/package.json", True),
+        ("usr/lib/nodejs/a/package.json", True),
+        ("usr/share/nodejs/npm/node_modules/a/package.json", True),
+        ("node_modules/typescript/vendor/vscode-jsonrpc/package.json", True),
+        ("node_modules/@s/a/vendor/@t/b/package.json", True),
+        ("usr/share/nodejs/package.json", False),
+        ("usr/share/nodejs/@babel/package.json", False),
+        ("usr/share/nodejs/terser/bin/package.json", False),
+        ("opt/usr/share/nodejs/a/package.json", False),
+        ("usr/share/doc/node-readdirp/package.json", False),
+        ("node_modules/a/vendor/package.json", False),
+        ("node_modules/a/lib/vendor/b/package.json", False),
+        ("vendor/twbs/bootstrap/package.json", False),
         ("package.json", False),
         ("app/package.json", False),
         ("node_modules/package.json", False),

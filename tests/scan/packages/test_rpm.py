@@ -1,4 +1,4 @@
-"""rpm: databases that rpm itself wrote or reads, the manifest of distroless images, formats that are not read, hostile SQLite."""
+"""rpm: databases that rpm itself wrote or reads, the manifest of distroless images, hostile SQLite."""
 
 import subprocess
 from collections.abc import Callable
@@ -262,23 +262,6 @@ def test_a_cut_off_database_is_unreadable(tmp_path: Path, size: int) -> None:
 
     with pytest.raises(DataError, match=DATABASE):
         read(data[:size])
-
-
-@pytest.mark.parametrize(
-    ("path", "start", "told_format"),
-    [
-        ("var/lib/rpm/Packages", bytes(12) + b"\x61\x15\x06\x00", "Berkeley DB"),
-        ("usr/lib/sysimage/rpm/Packages", bytes(12) + b"\x00\x06\x15\x61", "Berkeley DB"),
-        ("usr/lib/sysimage/rpm/Packages.db", b"RpmP" + bytes(28), "NDB"),
-    ],
-)
-def test_a_format_that_is_not_read_is_told(path: str, start: bytes, told_format: str) -> None:
-    evidence = read(start + bytes(4000), path)
-
-    (gap,) = evidence.gaps
-    assert (gap.kind, gap.subject) == ("unsupported", path)
-    assert told_format in gap.reason
-    assert "missing" in gap.reason
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", bytes(4096)])
