@@ -25,17 +25,25 @@ leave_room() {
     rm -rf --one-file-system "$room"
 }
 
-# Makes a minimal Debian root; packages are kept in .cache for the next time.
+# Makes a minimal Debian root. One that was made within the last day is kept in .cache and unpacked instead.
 make_root() {
     # $1 = suite, $2 = directory, $3 = packages to include
-    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
-    [ -n "$mirror" ] || { echo "this machine has no apt package source to take" >&2; exit 1; }
-    mkdir -p ".cache/debootstrap/$1"
-    debootstrap --variant=minbase --cache-dir="$(pwd)/.cache/debootstrap/$1" --include="$3" "$1" "$2" "$mirror" >"$room/log" 2>&1 || {
-        tail -n 20 "$room/log" >&2
-        exit 1
-    }
-    rm -f "$2"/var/cache/apt/archives/*.deb
+    kept=.cache/roots/$1-$(printf %s "$3" | tr , -).tar
+    if [ -z "$(find "$kept" -mtime -1 2>/dev/null)" ]; then
+        mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
+        [ -n "$mirror" ] || { echo "this machine has no apt package source to take" >&2; exit 1; }
+        debootstrap --variant=minbase --include="$3" "$1" "$2" "$mirror" >"$room/log" 2>&1 || {
+            tail -n 20 "$room/log" >&2
+            exit 1
+        }
+        rm -f "$2"/var/cache/apt/archives/*.deb
+        umount "$2/proc" 2>/dev/null || true
+        mkdir -p .cache/roots
+        tar --create --one-file-system --xattrs --directory "$2" --file "$kept.new" . && mv "$kept.new" "$kept"
+    else
+        mkdir -p "$2"
+        tar --extract --xattrs --directory "$2" --file "$kept"
+    fi
 }
 
 # Gives a root this machine's way to the outside.

@@ -27,17 +27,21 @@ from sensor.cli.output import (
     out,
     plain,
     print_json,
+    printable,
     reporting_errors,
     show_bytes,
     show_table,
 )
 from sensor.config.schema import Config
+from sensor.errors import ConfigError
 from sensor.transport import Route, Transport
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the advisory database.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, add_completion=False, help="Look after the advisory database."
+)
 
 
-@app.command("status")
+@app.command("status", short_help="What the database holds, and how old it is.")
 def show_status(
     config: ConfigOption = None, state: StateOption = None, output: OutputOption = OutputFormat.TEXT
 ) -> None:
@@ -77,13 +81,11 @@ def show_status(
         err.print("[yellow]warning:[/] the data is older than advisories.max_age: import a newer set")
 
 
-@app.command("import")
+@app.command("import", short_help="Build the database from files, offline.")
 def import_advisories(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[PATH...]", help="Directories in OSV's bulk layout (<Ecosystem>/all.zip), or zip files."
-        ),
+        typer.Argument(metavar="PATH", help="Directories in OSV's bulk layout (<Ecosystem>/all.zip), or zip files."),
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Import the small extract that comes with the sensor, for a try.")
@@ -98,21 +100,29 @@ def import_advisories(
     """
     with reporting_errors(output):
         loaded = load(config, required=False)
+        paths = [*(sources or []), *([demo_advisories()] if demo else [])]
+        if not paths:
+            raise ConfigError(
+                "there is nothing to import", "name a directory with <Ecosystem>/all.zip or a zip file, or say --demo"
+            )
         target = database_path(state_directory(loaded, state))
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with BuildBar(err) as bar:
-            paths = [*(sources or []), *([demo_advisories()] if demo else [])]
             report = import_sources(paths, target, progress=bar.follow)
     _show_build(report, output)
 
 
-@app.command("update")
+@app.command("update", short_help="Fetch what changed, and rebuild.")
 def update_advisories(
     config: ConfigOption = None, state: StateOption = None, output: OutputOption = OutputFormat.TEXT
 ) -> None:
     """Fetch what changed from `advisories.sources` and rebuild the database. Exit status 3 when a source failed."""
     with reporting_errors(output):
         loaded = load(config, required=False)
+        if not loaded.config.advisories.sources:
+            raise ConfigError(
+                "no source of advisories is configured", "set advisories.sources, or use `advisories import`"
+            )
         with BuildBar(err) as bar:
             report = asyncio.run(_update(loaded.config, state_directory(loaded, state), bar))
     failed = [outcome for outcome in report.outcomes if outcome.state in {"failed", "kept"}]
@@ -190,7 +200,7 @@ class BuildBar:
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             console=console,
@@ -211,5 +221,5 @@ class BuildBar:
     def follow(self, how_far: BuildProgress) -> None:
         """Show how far the build is."""
         self._progress.update(
-            self._task, description=clean(how_far.archive), completed=how_far.done, total=how_far.total
+            self._task, description=printable(how_far.archive), completed=how_far.done, total=how_far.total
         )

@@ -10,8 +10,10 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from sensor.config.schema import Config, Registry
+from sensor.config.validate import find_problems
 from sensor.control_plane.jobs import at_registry, repaired_reference
 from sensor.errors import ConfigError, DataError
+from sensor.log import clean_text
 from sensor.model.digest import parse_digest
 from sensor.model.reference import Reference
 
@@ -24,6 +26,8 @@ def registry_named(config: Config, target: str, *, insecure: bool = False) -> Re
     Raises:
         ConfigError: neither a known name nor something that can be a registry's address.
     """
+    if target.startswith("oci:"):
+        target = f"oci:{Path(target.removeprefix('oci:')).expanduser().absolute()}"
     for registry in config.registries:
         if target == registry.name or _bare(target) == _bare(registry.url):
             return registry
@@ -32,10 +36,17 @@ def registry_named(config: Config, target: str, *, insecure: bool = False) -> Re
         message = f"there is no registry {target!r} in the configuration"
         raise ConfigError(message, f"configured are: {known}; an address needs a dot, a port or a scheme")
     try:
-        return Registry(name=_name_of(target), url=target, insecure=insecure)
+        made = Registry(name=_name_of(target), url=target, insecure=insecure)
     except ValidationError as error:
-        message = f"not a registry address: {target!r}"
+        message = f"not a registry address: {clean_text(target)}"
         raise ConfigError(message, "expected host[:port], https://host, or oci:/path") from error
+    problems, _ = find_problems(Config(registries=(made,)))
+    if problems:
+        message = f"not a registry address: {clean_text(target)}: {problems[0].text}"
+        raise ConfigError(
+            message, "plain HTTP needs --insecure; a registry that needs a login belongs into the configuration"
+        )
+    return made
 
 
 def locate_image(config: Config, image: str, *, insecure: bool = False) -> tuple[Reference, Registry]:
@@ -80,7 +91,7 @@ def _locate_in_layout(config: Config, text: str) -> tuple[Reference, Registry]:
     repository, tag = names or ("", "")
     pinned = usable(parse_digest, digest) if digest else None
     reference = Reference(registry="", repository=repository, tag=tag, digest=pinned)
-    return reference, registry_named(config, f"oci:{Path(path).expanduser().absolute()}")
+    return reference, registry_named(config, f"oci:{path}")
 
 
 def _bare(url: str) -> str:

@@ -66,7 +66,10 @@ def _let_go(stream: IO[str]) -> None:
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return _Stream(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else _WIDE)
+    # no emoji: in `app:b:1` of a server's answer, `:b:` is text too
+    return _Stream(
+        stderr=stderr, highlight=False, emoji=False, soft_wrap=True, width=None if stream.isatty() else _WIDE
+    )
 
 
 out = _console(stderr=False)
@@ -75,15 +78,16 @@ err = _console(stderr=True)
 
 def clean(text: str) -> str:
     """Text from outside, harmless on a terminal: control characters (escapes, line ends) are shown, not obeyed; no markup."""
-    return escape(_printable(text))
+    return escape(printable(text))
 
 
 def plain(text: str) -> Text:
     """The same as a rich Text, for tables."""
-    return Text(_printable(text))
+    return Text(printable(text))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with every control character written out."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
@@ -98,7 +102,7 @@ def grid(*columns: str) -> Table:
 def as_text(table: Table) -> str:
     """The table as plain text, as it would go into a pipe."""
     page = io.StringIO()
-    Console(file=page, width=_WIDE, soft_wrap=True, color_system=None).print(table)
+    Console(file=page, width=_WIDE, highlight=False, emoji=False, soft_wrap=True, color_system=None).print(table)
     return "".join(f"{line.rstrip()}\n" for line in page.getvalue().rstrip("\n").split("\n"))
 
 

@@ -55,7 +55,7 @@ class _Plan:
 def plan(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[REGISTRY|URL]", help="A registry's name or address; without it, all configured."),
+        typer.Argument(metavar="REGISTRY|URL", help="A registry's name or address; without it, all configured."),
     ] = None,
     config: ConfigOption = None,
     output: OutputOption = OutputFormat.TEXT,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from sensor import events
-from sensor.cli.output import clean
+from sensor.cli.output import printable
 
 
 class ImageBars:
@@ -17,7 +17,7 @@ class ImageBars:
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
@@ -41,7 +41,7 @@ class ImageBars:
         match event:
             case events.ImageStarted():
                 self._end(event.digest)
-                name = clean(event.reference if len(event.reference) <= 60 else f"…{event.reference[-59:]}")
+                name = printable(event.reference if len(event.reference) <= 60 else f"…{event.reference[-59:]}")
                 self._tasks[event.digest] = self.progress.add_task(name, total=event.bytes_total)
             case events.ImageProgressed() if event.digest in self._tasks:
                 self.progress.update(self._tasks[event.digest], completed=event.bytes_done)

@@ -79,9 +79,7 @@ class _Request:
 def scan(
     image: Annotated[
         str,
-        typer.Argument(
-            metavar="IMAGE", help="registry/repository:tag or @sha256:..., or oci:/layout[:repository][:tag]."
-        ),
+        typer.Argument(help="registry/repository:tag or @sha256:..., or oci:/layout[:repository][:tag]."),
     ],
     config: ConfigOption = None,
     state: StateOption = None,

@@ -20,12 +20,17 @@ from sensor.secret import (
     store_in_keyring,
 )
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep credentials in the operating system's keyring.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Keep credentials in the operating system's keyring.",
+)
 
 NameArgument = Annotated[str, typer.Argument(help="The name that {keyring: NAME} in the configuration uses.")]
 
 
-@app.command("set")
+@app.command("set", short_help="Store a secret.")
 def set_secret(name: NameArgument) -> None:
     """Store a secret. It is asked for without echo, or read from standard input; never from the command line."""
     value = typer.prompt("secret", hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\r\n")
@@ -37,7 +42,7 @@ def set_secret(name: NameArgument) -> None:
     out.print(f"stored; use it as {{keyring: {clean(name)}}}")
 
 
-@app.command("delete")
+@app.command("delete", short_help="Remove a secret.")
 def delete_secret(name: NameArgument) -> None:
     """Remove a secret."""
     with reporting_errors():
@@ -45,7 +50,7 @@ def delete_secret(name: NameArgument) -> None:
     out.print("deleted")
 
 
-@app.command("list")
+@app.command("list", short_help="Which secrets are used, and whether they can be read.")
 def list_secrets(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT) -> None:
     """Show which secrets the configuration uses, where each comes from, and whether it can be read now.
 

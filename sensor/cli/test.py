@@ -20,7 +20,7 @@ _MARKS = {"ok": "[green]ok[/]", "failed": "[red]failed[/]", "skipped": "[dim]ski
 def test(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[REGISTRY|URL]", help="A registry's name or address; without it, all configured."),
+        typer.Argument(metavar="REGISTRY|URL", help="A registry's name or address; without it, all configured."),
     ] = None,
     config: ConfigOption = None,
     output: OutputOption = OutputFormat.TEXT,

@@ -177,6 +177,7 @@ class Daemon:
     async def _work(self, worker: str, lanes: tuple[Lane, ...]) -> None:
         queue = self._app.queue
         while not self._stop.is_set():
+            woken = queue.next_wake()
             try:
                 item = await queue.take(worker, lanes)
             except StateError as error:
@@ -185,7 +186,7 @@ class Daemon:
                 log.warning("work waits for the state database", error=error.message, advice=error.advice)
                 item = None
             if item is None:
-                await queue.wait(_IDLE_SECONDS)
+                await queue.wait(_IDLE_SECONDS, woken)
                 continue
             self._held.add(item)
             try:

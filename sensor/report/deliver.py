@@ -69,7 +69,8 @@ class _Line:
     state: str = ""
     failures: int = 0
     paused_until: float = 0.0
-    is_interrupted: bool = False
+    is_interrupted: bool = True
+    """Something may count as being sent that is not: a former process ended meanwhile, or the disk filled up."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -108,7 +109,6 @@ class Deliverer:
         Raises:
             StateError: the state database cannot be used, and waiting does not help (as the one member of an exception group).
         """
-        await self._outbox.recover(self._clock())
         async with asyncio.TaskGroup() as group:
             for name in self._lines:
                 group.create_task(self._run_link(name))

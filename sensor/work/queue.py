@@ -281,11 +281,15 @@ class TableQueue:
         self._woken.set()
         self._woken = asyncio.Event()
 
-    async def wait(self, seconds: float) -> None:
+    def next_wake(self) -> asyncio.Event:
+        """The next call of `wake`. Ask for it before looking for work, so that a call in between is not missed."""
+        return self._woken
+
+    async def wait(self, seconds: float, woken: asyncio.Event | None = None) -> None:
         """Return when `wake` is called, or after some seconds: leases expire, delays end and other processes put without a call."""
         try:
             async with asyncio.timeout(seconds):
-                await self._woken.wait()
+                await (woken or self._woken).wait()
         except TimeoutError:
             pass
 

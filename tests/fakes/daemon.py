@@ -84,12 +84,16 @@ class Running:
 
     async def until(self, true: Callable[[], object]) -> None:
         """Wait for something that an event brings about, or that changes soon."""
-        async with asyncio.timeout(PATIENCE):
-            while not true():
-                if self.task.done():
-                    self.task.result()
-                    raise AssertionError("the daemon ended")
-                await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not true():
+                    if self.task.done():
+                        self.task.result()
+                        raise AssertionError("the daemon ended")
+                    await asyncio.sleep(0.01)  # noqa: ASYNC110 - what is waited for may be in a database
+        except TimeoutError:
+            seen = "\n".join(map(str, self.events[-20:]))
+            raise AssertionError(f"waited in vain; the last events were:\n{seen}") from None
 
     async def sql(self, statement: str) -> list[Any]:
         """Look into, or do something to, the state database."""
