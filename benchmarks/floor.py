@@ -1,6 +1,10 @@
-"""The floor: download, SHA-256 and inflate every layer of an image in one thread, nothing else. What no scanner can beat without skipping work.
+"""The floor: what reading an image costs before anything is looked at, in one thread of straightforward Python.
 
-python -m benchmarks.floor http://127.0.0.1:PORT REPOSITORY TAG
+    python -m benchmarks.floor http://127.0.0.1:PORT REPOSITORY TAG
+
+For every layer in turn: download over one kept connection into one buffer of 1 MiB (`http.client`, `readinto`: no copy but the
+kernel's), SHA-256 of it (OpenSSL), compared with the manifest's digest, and inflate (ISA-L) in pieces of at most 512 KiB that are counted and
+dropped. No tar, no files, no process besides this one. The sizes are the fastest of those tried; none was more than a tenth slower.
 """
 
 from __future__ import annotations
@@ -11,27 +15,32 @@ import json
 import sys
 from urllib.parse import urlsplit
 
-from isal import isal_zlib
+from isal import igzip_lib
 
 ACCEPT = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
-CHUNK = 1 << 20
+BUFFER_BYTES = 1 << 20
+PIECE_BYTES = 1 << 19
 
 
 def main(base: str, repository: str, tag: str) -> None:
+    """Read the image and say how much it was."""
     connection = http.client.HTTPConnection(urlsplit(base).netloc)
     connection.request("GET", f"/v2/{repository}/manifests/{tag}", headers={"Accept": ACCEPT})
     manifest = json.loads(connection.getresponse().read())
+    buffer = memoryview(bytearray(BUFFER_BYTES))
     packed = unpacked = 0
     for layer in manifest["layers"]:
         connection.request("GET", f"/v2/{repository}/blobs/{layer['digest']}")
         answer = connection.getresponse()
         digest = hashlib.sha256()
-        inflate = isal_zlib.decompressobj(wbits=31)
-        while chunk := answer.read(CHUNK):
-            digest.update(chunk)
-            packed += len(chunk)
-            unpacked += len(inflate.decompress(chunk))
-        if f"sha256:{digest.hexdigest()}" != layer["digest"]:
+        inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        while count := answer.readinto(buffer):
+            digest.update(buffer[:count])
+            packed += count
+            unpacked += len(inflater.decompress(buffer[:count], PIECE_BYTES))
+            while not (inflater.needs_input or inflater.eof):
+                unpacked += len(inflater.decompress(b"", PIECE_BYTES))
+        if f"sha256:{digest.hexdigest()}" != layer["digest"] or not inflater.eof:
             sys.exit(f"{layer['digest']} has other bytes")
     print(json.dumps({"layers": len(manifest["layers"]), "packed": packed, "unpacked": unpacked}))
 

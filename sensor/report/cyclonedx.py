@@ -230,7 +230,8 @@ def _vulnerability(finding: Finding, components: dict[str, _Component]) -> _Vuln
         references=tuple(_Reference(id=clean_text(name), source=_Source(name="OSV")) for name in others if name),
         ratings=(
             _Rating(
-                severity=_SEVERITY[finding.severity],
+                # nobody rated it: INFO is the control plane's word for that, CycloneDX has its own
+                severity=_SEVERITY[finding.severity] if finding.severity_source else "unknown",
                 source=_Source(name=clean_text(finding.severity_source)) if finding.severity_source else None,
                 score=finding.score if known else None,
                 method=method,

@@ -90,7 +90,7 @@ class Running:
                     if self.task.done():
                         self.task.result()
                         raise AssertionError("the daemon ended")
-                    await asyncio.sleep(0.01)  # noqa: ASYNC110 - what is waited for may be in a database
+                    await asyncio.sleep(0.01)
         except TimeoutError:
             seen = "\n".join(map(str, self.events[-20:]))
             raise AssertionError(f"waited in vain; the last events were:\n{seen}") from None

@@ -96,6 +96,11 @@ def test_the_method_is_that_of_the_vector(vector: str, method: str | None) -> No
     assert "score" not in rating
 
 
+def test_a_severity_that_nobody_gave_is_unknown() -> None:
+    rating = document(finding(severity=Severity.INFO, severity_source="", score=None))["vulnerabilities"][0]["ratings"][0]
+    assert rating["severity"] == "unknown"
+
+
 def test_gaps_are_said() -> None:
     gap = Gap(kind="unreadable", subject="var/lib/rpm", reason="damaged")
     metadata = document(gaps=(gap,))["metadata"]
