@@ -1,4 +1,7 @@
-"""Runs one command and measures it from outside: wall time, CPU of the process tree, peak memory summed over the process tree."""
+"""Runs one command and measures it from outside: wall time, CPU of the process tree, peak memory summed over the process tree.
+
+CPU is that of the command and of all descendants that were waited for, as the kernel accounts it. Memory is looked at every 10 ms.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,11 @@ class Measured:
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
-    """Run a command to its end. Resident pages shared between processes count once for each: a number that is never too small."""
+    """Run a command to its end.
+
+    Resident pages count once for each process that maps them, so the sum is rather too large. An address space counts once: between vfork and
+    exec a child runs in its parent's.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.monotonic()
         before = os.times()
@@ -55,13 +62,17 @@ def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
 
 
 def _tree_resident(root: int) -> int:
-    total, waiting = 0, [root]
+    total, waiting = 0, [(root, "")]
     while waiting:
-        pid = waiting.pop()
+        pid, parent = waiting.pop()
         try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+            # where program, arguments and environment lie: the same numbers only in the same address space, or before a copy of it has changed
+            space = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            layout = " ".join((space[20], *space[23:26], *space[42:49]))
+            if layout != parent:
+                total += int(space[21]) * _PAGE
             for task in Path(f"/proc/{pid}/task").iterdir():
-                waiting += [int(child) for child in (task / "children").read_text().split()]
+                waiting += [(int(child), layout) for child in (task / "children").read_text().split()]
         except (OSError, ValueError, IndexError):
             continue  # ended between two looks
     return total

@@ -46,6 +46,7 @@ class AdvisoryShelf:
         self._path = path
         self._database: AdvisoryDatabase | None = None
         self._identity: tuple[int, int, int] | None = None
+        self._newest = ""
         self._lock = asyncio.Lock()
         self.problem: AdvisoryError | None = None
 
@@ -53,6 +54,11 @@ class AdvisoryShelf:
     def revision(self) -> str:
         """Identity of the data in force; empty when there is none."""
         return self._database.revision if self._database is not None else ""
+
+    @property
+    def label(self) -> str:
+        """The data in force in a few words, for results: the day of its newest record, and its revision. Empty when there is none."""
+        return f"{self._newest} {self.revision[:12]}" if self._database is not None else ""
 
     @property
     def summary(self) -> Summary | None:
@@ -73,6 +79,7 @@ class AdvisoryShelf:
             return False
         async with self._lock:
             before, self._database, self.problem = self._database, database, None
+            self._newest = database.summary().newest[:10]
             if before is not None:
                 before.close()
         return before is None or before.revision != database.revision

@@ -69,15 +69,15 @@ def show_status(
             }
         )
         return
-    days = summary.age(datetime.now(UTC)).days
+    age = summary.age(datetime.now(UTC))
     out.print(
-        f"{summary.records} records, revision {summary.revision[:12]}, newest {days} days old, imported {summary.imported}"
+        f"{summary.records} records, revision {summary.revision[:12]}, newest {age.days} days old, imported {summary.imported}"
     )
     table = grid("ecosystem", "records", "newest")
     for ecosystem in summary.ecosystems:
         table.add_row(plain(ecosystem.name), str(ecosystem.records), plain(ecosystem.newest[:10]))
     show_table(table)
-    if days * 86400 > loaded.config.advisories.max_age:
+    if age.total_seconds() > loaded.config.advisories.max_age:
         err.print("[yellow]warning:[/] the data is older than advisories.max_age: import a newer set")
 
 

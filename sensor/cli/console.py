@@ -13,6 +13,7 @@ import typer
 
 from sensor.cli.output import clean, err, reporting_errors
 from sensor.console.server import run_console
+from sensor.errors import ConfigError
 from sensor.log import configure_logging
 
 
@@ -33,8 +34,8 @@ def console(
         configure_logging("info", "auto", sys.stderr)
         host, _, port = listen.rpartition(":")
         if not port.isdigit() or int(port) > 65535 or not host:
-            err.print(f"[bold red]error:[/] not an address: {clean(listen)}")
-            raise typer.Exit(2)
+            message = f"not an address: {listen!r}"
+            raise ConfigError(message, "expected host:port, such as 127.0.0.1:3456")
         asyncio.run(_serve(host.strip("[]"), int(port), directory, renew=new_admin_key))
 
 

@@ -68,7 +68,7 @@ async def build_engine(
         shelf = AdvisoryShelf(database_path(directory))
         stack.push_async_callback(shelf.close)
         await shelf.refresh()
-        sites = ConfiguredSites(config=config, limits=limits)
+        sites = ConfiguredSites(config=config, limits=limits, advisories=lambda: shelf.label)
         stack.push_async_callback(sites.close)
         layers = Layers(
             LayerStore(storage, clock),

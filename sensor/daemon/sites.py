@@ -6,7 +6,7 @@ stays open for the work that still uses it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sensor.config.schema import Config, Registry
@@ -32,6 +32,8 @@ class ConfiguredSites:
     limits: Limits
     agents: Mapping[str, str] = field(default_factory=dict)
     """Agent id of each link, as the control planes gave them."""
+    advisories: Callable[[], str] = lambda: ""
+    """Which advisories are in force: every result names them and their age."""
     links: tuple[Link, ...] = ()
     """The links over which registries report now. Their connections are made at the start: a new link is served after a restart."""
     _former: dict[str, Link] = field(default_factory=dict)
@@ -97,9 +99,12 @@ class ConfiguredSites:
     def identity(self, link: str) -> wire.Sensor:
         """What this sensor calls itself on a link."""
         found = self._link(link)
+        versions = {"harborguard-sensor": VERSION}
+        if advisories := self.advisories():
+            versions["advisories"] = advisories
         return wire.Sensor(
             version=VERSION,
-            scanner_versions={"harborguard-sensor": VERSION},
+            scanner_versions=versions,
             id=self.agents.get(link, ""),
             name=found.sensor_name if found is not None else "",
         )

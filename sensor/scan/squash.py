@@ -8,7 +8,7 @@ directory entry in the link's own place replaces it; deletions act on the name a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -187,7 +187,7 @@ class _State:
         moved_directories = {
             directory
             for directory in {path.rpartition("/")[0] for path in paths}
-            if _is_within(directory, self.symlinks)
+            if directory in self.symlinks or not self.symlinks.keys().isdisjoint(_above(directory))
         }
         if not moved_directories:
             return paths
@@ -210,7 +210,7 @@ def _entries(layer: LayerInventory) -> tuple[set[str], set[str]]:
     files: set[str] = set()
     directories: set[str] = set()
     for paths in listed_paths(layer.files):
-        texts = set(path_text(b"\0".join(paths)).split("\0")) - {""}
+        texts = {path_text(path) for path in paths}
         inner = {text for text in texts if text.endswith("/")}
         files |= texts - inner
         directories.update(text[:-1] for text in inner)
@@ -242,16 +242,8 @@ def _forget(known: MutableMapping[str, _Value], exactly: set[str], below: set[st
     for path in exactly & known.keys():
         del known[path]
     if below:
-        inside = {
-            directory for directory in {path.rpartition("/")[0] for path in known} if _is_within(directory, below)
-        }
-        for path in [path for path in known if path.rpartition("/")[0] in inside]:
+        for path in [path for path in known if not below.isdisjoint(_above(path))]:
             del known[path]
-
-
-def _is_within(directory: str, directories: Collection[str]) -> bool:
-    """Whether a directory is one of these, or lies below one."""
-    return directory in directories or any(above in directories for above in _above(directory))
 
 
 def _identity(package: Package) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ def known(lookup: AdvisoryLookup) -> tuple[str, bool]:
 async def test_without_a_file_nothing_is_known_and_the_reason_is_kept(tmp_path: Path) -> None:
     shelf = AdvisoryShelf(tmp_path / "advisories.db")
     assert await shelf.refresh() is False
-    assert (shelf.revision, shelf.summary) == ("", None)
+    assert (shelf.revision, shelf.summary, shelf.label) == ("", None, "")
     assert shelf.problem is not None
     assert await shelf.use(known) == ("", False)
     await shelf.close()
@@ -33,6 +33,7 @@ async def test_a_swapped_file_is_noticed_once(tmp_path: Path) -> None:
     assert (revision, has_data) == (shelf.revision, True)
     assert shelf.summary is not None
     assert shelf.summary.records > 100
+    assert shelf.label == f"{shelf.summary.newest[:10]} {revision[:12]}"
     assert await shelf.refresh() is False
     import_sources([demo_advisories()], path)  # the same data again: another file, the same revision
     assert await shelf.refresh() is False

@@ -1,4 +1,4 @@
-import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,12 +198,9 @@ def test_a_configured_registry_is_used_with_its_credentials(scan: Run, private: 
 
 def test_the_inventory_is_kept_and_what_was_reported_is_not_touched(scan: Run, image: str, state: Path) -> None:
     """A sensor on the same state must still report an image that somebody scanned by hand."""
-    import sqlite3
-
     scan(image)
     database = next(path for path in state.iterdir() if path.suffix == ".db" and path.name != "advisories.db")
     with sqlite3.connect(database) as connection:
-        rows = connection.execute("SELECT fingerprint FROM results").fetchall()
+        rows = connection.execute("SELECT fingerprint FROM image_results").fetchall()
     connection.close()
-    assert rows == [(None,)]
-    assert os.access(database, os.R_OK)
+    assert rows == [("",)]

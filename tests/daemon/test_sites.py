@@ -9,6 +9,7 @@ from sensor.errors import ConfigError
 from sensor.limits import DEFAULT_LIMITS
 from sensor.model.reference import parse_reference
 from sensor.secret import FromEnv
+from sensor.version import VERSION
 
 PLANE = ControlPlane(url="https://cp.example", api_key=FromEnv("KEY"), name="edge")
 ONE = Settings(name="one", url="https://one.example")
@@ -190,3 +191,11 @@ def test_what_a_reload_changed_is_said_in_words() -> None:
         control_plane=ControlPlane(url="https://new.example", api_key=FromEnv("KEY")), registries=(ONE, TWO)
     )
     assert changes_between(before, new_link)[-1].startswith("there is a new link to a control plane")
+
+
+def test_a_result_names_the_advisories_in_force() -> None:
+    sites = ConfiguredSites(config=Config(), limits=DEFAULT_LIMITS, advisories=lambda: "2026-05-01 082f932b46f7")
+    assert sites.identity("none").scanner_versions == {
+        "harborguard-sensor": VERSION,
+        "advisories": "2026-05-01 082f932b46f7",
+    }

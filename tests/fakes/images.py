@@ -174,7 +174,11 @@ class ImageStore:
         for name, built in children.items():
             os, architecture, *variant = name.split("/")
             platform = {"os": os, "architecture": architecture, **({"variant": variant[0]} if variant else {})}
-            manifests.append(built.descriptor(platform=platform))
+            # skopeo 1.18 refuses to copy an index unchanged whose zstd images are not marked so
+            marked = (
+                {"annotations": {"io.github.containers.compression.zstd": "true"}} if b"tar+zstd" in built.data else {}
+            )
+            manifests.append(built.descriptor(platform=platform, **marked))
         if attest:
             first = next(iter(children.values()))
             manifests.append(

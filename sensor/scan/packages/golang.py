@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from sensor.errors import DataError
 from sensor.limits import Limits
@@ -66,11 +66,11 @@ def _find_record(view: memoryview, limits: Limits) -> tuple[str, str] | None:
     The named section is asked first; without a section table the record is looked for at the alignment that the linker gives it.
     """
     elf, section = _tables(view)
-    candidates = [section.offset] if section else []
-    aligned = (match.start() for match in _FIND(view) if match.start() % _ALIGNMENT == 0)
-    candidates += islice(aligned, _MOST_CANDIDATES)
+    named = [section.offset] if section else []
+    # Lazy: a program of 100 MB lies in a mapped file, and whoever looks at all of it has all of it in memory.
+    aligned = (start for match in _FIND(view) if (start := match.start()) % _ALIGNMENT == 0 and start not in named)
     fault: DataError | None = None
-    for start in dict.fromkeys(candidates):
+    for start in chain(named, islice(aligned, _MOST_CANDIDATES)):
         if view[start : start + len(NEEDLE)] != NEEDLE:
             continue
         try:
