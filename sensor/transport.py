@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import aiohttp
 import structlog
@@ -273,7 +274,8 @@ class Transport:
         """The current session, kept open until the request is over, whatever happens to the CA file meanwhile."""
         stamp = stamp_of(self.route.ca_file)
         if self._pool is None:
-            self._pool = self._open(tls_context(self.route.ca_file), stamp)
+            # the library has made a context of the system's authorities at its import; a second one would cost 20 ms
+            self._pool = self._open(tls_context(self.route.ca_file) if self.route.ca_file else True, stamp)
         elif stamp is not None and stamp != self._pool.stamp:
             await self._reopen(stamp)
         pool = self._pool
@@ -300,7 +302,7 @@ class Transport:
         if old.users == 0:
             await old.session.close()
 
-    def _open(self, context: ssl.SSLContext, stamp: tuple[int, int, int] | None) -> _Pool:
+    def _open(self, context: ssl.SSLContext | Literal[True], stamp: tuple[int, int, int] | None) -> _Pool:
         connector = aiohttp.TCPConnector(
             ssl=context, limit=0, limit_per_host=self._connections, force_close=not self._keep_alive
         )
@@ -386,7 +388,9 @@ async def _read(answer: Streamed, most: int) -> bytes:
             raise DataError(message) from error
         if len(body) > most:
             message = f"the answer of {shown_host(answer.url)} is larger than {most} bytes"
-            raise DataError(message, "the limit protects the sensor from hostile answers; an honest registry stays far below it")
+            raise DataError(
+                message, "the limit protects the sensor from hostile answers; an honest registry stays far below it"
+            )
     return bytes(body)
 
 

@@ -76,6 +76,18 @@ class _Request:
     scanners: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class _Work:
+    """What came of an image, and in how many seconds from an open state to a stored inventory.
+
+    Has no repr of its own: at the end asyncio's runner looks its signal handler up, and that writes the task's result out as text to
+    throw it away, 0.07 s for a large image.
+    """
+
+    verdict: Verdict
+    seconds: float
+
+
 def scan(
     image: Annotated[
         str,
@@ -148,22 +160,20 @@ def _scan(request: _Request) -> Scanned:
         raise ConfigError(message, "push the image to a registry, or give an OCI layout: oci:/path:tag")
     reference, settings = locate_image(loaded.config, request.image, insecure=request.insecure)
     wanted = usable(parse_platform, request.platform or loaded.config.platforms_of(settings)[0])
-    began = time.monotonic()
-    verdict = asyncio.run(_judge(loaded, settings, reference, wanted, request))
-    seconds = time.monotonic() - began
-    if not verdict.judged:
-        message = f"{reference} was not scanned: {verdict.skip_reason}"
+    work = asyncio.run(_judge(loaded, settings, reference, wanted, request))
+    if not work.verdict.judged:
+        message = f"{reference} was not scanned: {work.verdict.skip_reason}"
         raise DataError(message)
-    judged = verdict.judged[0]
+    judged = work.verdict.judged[0]
     if request.platform:
         _check_platform(judged, wanted)
     names = tuple(name for name in request.scanners.split(",") if name)
-    return Scanned(judged=judged, seconds=seconds, notes=scanner_notes(names))
+    return Scanned(judged=judged, seconds=work.seconds, notes=scanner_notes(names))
 
 
 async def _judge(
     loaded: Loaded, settings: Registry, reference: Reference, platform: Platform, request: _Request
-) -> Verdict:
+) -> _Work:
     config = loaded.config if loaded.config.registry(settings.name) else loaded.config.with_registry(settings)
     bars = None if request.quiet or not err.is_terminal else ImageBars(err)
 
@@ -172,6 +182,7 @@ async def _judge(
             bars.handle(event)
 
     async with build_engine(config, state_directory(loaded, request.state), publish, shared=True) as engine:
+        began = time.monotonic()
         place = await _place(engine, settings, reference)
         with bars or contextlib.nullcontext():
             verdict = await engine.judge.judge(place, place.reference.target, (platform,), accept_gaps=True)
@@ -180,7 +191,7 @@ async def _judge(
             if not judged.image.known:
                 async with engine.storage.transaction() as connection:
                     await engine.judge.keep(connection, verdict.digest, judged)
-        return verdict
+        return _Work(verdict=verdict, seconds=time.monotonic() - began)
 
 
 async def _place(engine: Engine, settings: Registry, reference: Reference) -> Place:

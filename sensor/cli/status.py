@@ -84,7 +84,7 @@ def show(snapshot: Snapshot, now: datetime) -> None:
         out.print(f"  [yellow]![/] {clean(problem)}")
     if snapshot.advisories.revision:
         newest = snapshot.advisories.newest
-        age = f", newest {_ago(now, newest)}" if newest else ""
+        age = f", newest {ago(now, newest)}" if newest else ""
         out.print(f"advisories: {snapshot.advisories.records} records{age}")
     if snapshot.registries:
         show_table(_registries(snapshot, now))
@@ -107,7 +107,7 @@ def _registries(snapshot: Snapshot, now: datetime) -> Table:
         table.add_row(
             plain(registry.name),
             plain(registry.state),
-            _ago(now, registry.last_sweep) if registry.last_sweep else "never",
+            ago(now, registry.last_sweep) if registry.last_sweep else "never",
             *(str(registry.ledger.get(state, 0)) for state in states),
             str(registry.requests),
         )
@@ -117,12 +117,13 @@ def _registries(snapshot: Snapshot, now: datetime) -> Table:
 def _links(snapshot: Snapshot, now: datetime) -> Table:
     table = grid("control plane", "state", "last heartbeat", "delivered", "refused")
     for link in snapshot.links:
-        beat = _ago(now, link.last_heartbeat) if link.last_heartbeat else "never"
+        beat = ago(now, link.last_heartbeat) if link.last_heartbeat else "never"
         table.add_row(plain(link.name), plain(link.state), beat, str(link.delivered), str(link.refused))
     return table
 
 
-def _ago(now: datetime, then: datetime) -> str:
+def ago(now: datetime, then: datetime) -> str:
+    """How long ago something was, in words."""
     seconds = max(0, int((now - then).total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:

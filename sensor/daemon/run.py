@@ -97,7 +97,7 @@ class Daemon:
             stack.callback(app.schedules.stop)
             await self._settle_start()
             async with asyncio.TaskGroup() as group:
-                loops = {name: group.create_task(loop, name=name) for name, loop in self._loops()}
+                loops = {name: group.create_task(_noticed(name, loop), name=name) for name, loop in self._loops()}
                 self._plan_schedules(app.engine.sites.config)
                 self._ready.set()
                 notify("READY=1")
@@ -337,6 +337,18 @@ class Daemon:
                     if before.registry(name) is None:
                         await self._surely(partial(settle, app, name))
             notify("READY=1")
+
+
+async def _noticed(name: str, loop: _Loop) -> None:
+    """Run a loop. A cancellation that nobody here asked for came from below; the task group would take it for a peaceful end."""
+    try:
+        await loop
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        message = f"{name} was cancelled from below"
+        raise RuntimeError(message) from error
 
 
 def _moment(text: str) -> datetime | None:

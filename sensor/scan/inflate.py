@@ -27,7 +27,7 @@ _SKIPPABLE_TAIL = b"\x2a\x4d\x18"
 """The last three bytes of the sixteen magic numbers of skippable zstd frames (RFC 8878 section 3.1.2)."""
 
 PIECE_BYTES = MIB // 2
-"""Most bytes of one piece that comes out. Twice or a quarter of it costs 5 to 20 % more: a piece should stay in the second-level cache."""
+"""Most bytes of one piece that comes out. Half and twice as much were measured: within 3 %."""
 _WINDOW_LOG = 27
 """zstd may demand windows of 2 GiB; 128 MiB is what `zstd` itself accepts without being asked."""
 _RATIO_FROM = 64 * MIB
@@ -61,7 +61,7 @@ class _GzipMember:
     __slots__ = ("_decoder",)
 
     def __init__(self) -> None:
-        # A fifth faster than isal_zlib.decompressobj with a bound on its output, which copies the input that is left over.
+        # Unlike isal_zlib.decompressobj it keeps the input that is left over to itself, and says when it wants more.
         self._decoder = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
     @property

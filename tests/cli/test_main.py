@@ -1,9 +1,14 @@
 """The real process: how it ends when nobody listens, nothing fits, or somebody is impatient."""
 
+import contextlib
+import fcntl
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -72,3 +77,22 @@ def test_ctrl_c_while_everything_is_still_being_loaded_is_quiet() -> None:
     )
     done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_narrow_terminal_gets_whole_identifiers_and_colours(machine_layout: Path, state: Path) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        [*PROGRAM, "scan", f"oci:{machine_layout}:demo/machine:1.0", "--state", str(state)],
+        stdout=theirs, stderr=theirs, stdin=theirs, env={**os.environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end was closed
+        while chunk := os.read(ours, 1 << 16):
+            shown += chunk
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert b"CVE-2023-43804" in shown
+    assert b"\x1b[31mHIGH\x1b[0m" in shown
+    assert "…".encode() not in shown

@@ -1,10 +1,14 @@
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from sensor import events
+from sensor.cli.status import ago
 from sensor.health.server import serve_health
 from sensor.status import StatusBoard
 from tests.cli.conftest import Run, in_thread
@@ -84,3 +88,56 @@ def test_no_sensor_is_status_3_with_advice(run: Run, tmp_path: Path) -> None:
 
 def test_an_endpoint_that_is_off_cannot_be_asked(run: Run, config: Path) -> None:
     assert run("status", "-c", str(config)).status == 2
+
+
+def empty_board() -> StatusBoard:
+    board = StatusBoard()
+    board.handle(events.SensorStarted(at=NOW, version="1.2.3", registries=()))
+    board.handle(
+        events.ImageFailed(
+            at=NOW, registry="prod", reference="prod/bad:1", digest="e", error="broken", advice="", next_try=None
+        )
+    )
+    return board
+
+
+def test_a_sensor_with_nothing_to_do_says_what_is_missing(run: Run, tmp_path: Path) -> None:
+    with in_thread(lambda: serve_health(empty_board(), lambda: NOW + timedelta(days=3), "127.0.0.1:0")) as base:
+        path = tmp_path / "c.yaml"
+        path.write_text(f'health: {{listen: "{base.removeprefix("http://")}"}}\n')
+        shown = run("status", "-c", str(path)).stdout
+    assert "not ready" in shown
+    assert "no advisory database" in shown
+    assert "prod/bad:1: broken, not tried again" in shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(web.Response(status=404), "answered 404"), (web.Response(text="<html>"), "is not a sensor's status")],
+)
+def test_another_program_on_the_port_is_noticed(run: Run, tmp_path: Path, answer: web.Response, words: str) -> None:
+    @contextlib.asynccontextmanager
+    async def serve() -> AsyncIterator[int]:
+        async def reply(_request: web.Request) -> web.Response:
+            return answer
+
+        application = web.Application()
+        application.router.add_get("/{any:.*}", reply)
+        async with TestServer(application) as server:
+            assert server.port is not None
+            yield server.port
+
+    with in_thread(serve) as port:
+        path = tmp_path / "c.yaml"
+        path.write_text(f'health: {{listen: "127.0.0.1:{port}"}}\n')
+        shown = run("status", "-c", str(path))
+    assert shown.status == 3
+    assert words in shown.stderr
+    assert "another program may have the port" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(5, "5 s ago"), (61, "1 min ago"), (7200, "2 h ago"), (200000, "2 d ago")]
+)
+def test_ages_are_in_words(seconds: int, words: str) -> None:
+    assert ago(NOW + timedelta(seconds=seconds), NOW) == words

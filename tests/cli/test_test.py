@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,27 @@ def test_an_unknown_name_is_a_configuration_error(run: Run, config: Path) -> Non
     assert "configured are: demo" in shown.stderr
 
 
+def test_all_registries_are_tested_and_a_warning_is_said(run: Run, machine_layout: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"registries:\n- {{name: a, url: 'oci:{machine_layout}'}}\n- {{name: b, url: 'oci:{tmp_path}', provider: layout}}\n"
+    )
+    shown = run("test", "-c", str(path), REGISTRY_URL="other.example")
+    assert shown.status == 3
+    assert "REGISTRY_URL" in shown.stderr
+    assert f"a oci:{machine_layout}: layout" in shown.stdout
+    assert f"b oci:{tmp_path}: layout (as configured)" in shown.stdout
+
+
+def test_without_registries_there_is_nothing_to_test(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("logging: {level: info}\n")
+    shown = run("test", "-c", str(path))
+    assert (shown.status, shown.stdout) == (0, "no registries are configured\n")
+
+
 @pytest.fixture
 def unused_tcp_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -17,7 +17,7 @@ TWO = Settings(name="two", url="https://two.example", control_plane=RegistryCont
 
 
 def sites(*registries: Settings, control_plane: ControlPlane | None = PLANE, **more: object) -> ConfiguredSites:
-    config = Config(control_plane=control_plane, registries=registries, **more)  # type: ignore[arg-type]
+    config = Config(control_plane=control_plane, registries=registries, **more)
     return ConfiguredSites(config=config, limits=DEFAULT_LIMITS)
 
 

@@ -28,7 +28,7 @@ from tests.fakes.control_plane import KEY
 from tests.fakes.memory_registry import MemoryRegistry
 from tests.fakes.pipeline import Disk
 
-PATIENCE = 20.0
+PATIENCE = 45.0
 _E = TypeVar("_E")
 
 

@@ -1,0 +1,92 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from sensor import events
+from sensor.advisories.update import demo_advisories, import_sources
+from sensor.config.schema import Config, ControlPlane, Registry, RegistryControlPlane, State
+from sensor.daemon.app import build_app
+from sensor.errors import ConfigError, StateError
+from sensor.secret import FromEnv
+from tests.fakes.control_plane import KEY, FakeControlPlane
+from tests.fakes.daemon import config
+
+
+async def test_everything_is_built_and_nothing_runs(tmp_path: Path) -> None:
+    async with FakeControlPlane() as plane, build_app(config(tmp_path, plane.url)) as app:
+        assert [parts.link for parts in app.links] == list(app.engine.sites.links)
+        assert app.engine.sites.names() == ("prod",)
+        assert app.engine.shelf.revision == ""
+        assert (await app.queue.counts()).keys()
+        assert not plane.requests
+
+
+async def test_each_link_has_a_heartbeat_and_a_poll_of_its_own(tmp_path: Path) -> None:
+    own = RegistryControlPlane(api_key=FromEnv("OTHER"))
+    settings = Config(
+        control_plane=ControlPlane(url="https://cp.example", api_key=FromEnv("KEY")),
+        registries=(Registry(name="a", url="a.example"), Registry(name="b", url="b.example", control_plane=own)),
+        state=State(directory=str(tmp_path)),
+    )
+    async with build_app(settings) as app:
+        assert [parts.link.registries for parts in app.links] == [("a",), ("b",)]
+        assert len({parts.link.name for parts in app.links}) == 2
+        assert len({id(parts.keeper) for parts in app.links}) == len({id(parts.poller) for parts in app.links}) == 2
+
+
+async def test_without_a_control_plane_there_are_no_links(tmp_path: Path) -> None:
+    async with build_app(config(tmp_path)) as app:
+        assert app.links == ()
+
+
+async def test_events_go_to_the_board_and_to_every_listener(tmp_path: Path) -> None:
+    first: list[events.Event] = []
+    second: list[events.Event] = []
+    async with build_app(config(tmp_path), listeners=(first.append, second.append)) as app:
+        event = events.SensorStarted(at=app.clock(), version="1", registries=("prod",))
+        app.publish(event)
+        assert first == second == [event]
+        assert app.board.snapshot(app.clock()).version == "1"
+
+
+async def test_one_sensor_at_a_time_has_the_state(tmp_path: Path) -> None:
+    async with build_app(config(tmp_path)):
+        with pytest.raises(StateError, match="another sensor"):
+            async with build_app(config(tmp_path)):
+                pass
+    async with build_app(config(tmp_path)):
+        pass
+
+
+async def test_a_start_that_fails_leaves_the_state_free(tmp_path: Path) -> None:
+    broken = config(tmp_path, "ftp://plane")
+    with pytest.raises(ConfigError):
+        async with build_app(broken):
+            pass
+    async with build_app(config(tmp_path)):
+        pass
+
+
+async def test_advisories_that_are_there_are_in_force(tmp_path: Path) -> None:
+    await asyncio.to_thread(import_sources, [demo_advisories()], tmp_path / "advisories.db")
+    async with build_app(config(tmp_path)) as app:
+        assert app.engine.shelf.revision
+
+
+async def test_the_agent_id_of_a_registration_is_what_results_are_signed_with(tmp_path: Path) -> None:
+    async with FakeControlPlane() as plane, build_app(config(tmp_path, plane.url)) as app:
+        (parts,) = app.links
+        assert app.engine.sites.identity(parts.link.name).id == ""
+        keeping = asyncio.ensure_future(parts.keeper.run())
+        await parts.keeper.registered()
+        keeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+        assert app.engine.sites.identity(parts.link.name).id == plane.agents[KEY].id
+        # refused jobs, which are answered by the poll itself, are signed so too
+        plane.add_job("app:1")
+        await parts.poller.poll(parts.keeper.agent)
+        async with app.engine.storage.reading() as connection:
+            assert (await connection.exec_driver_sql("SELECT count(*) FROM outbox")).scalar_one() == 1
+        assert parts.poller._identity().id == plane.agents[KEY].id
