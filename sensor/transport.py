@@ -27,16 +27,8 @@ from sensor.errors import ConfigError, DataError, NetworkError
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.route import METADATA_HOSTS, Route, parse_url, redirect_target, retry_after, same_origin, shown_host
 from sensor.tls import (
-    NotTls,
-    TlsOnly,
-    Untrusted,
-    is_tls_record,
-    issuer_of,
-    stamp_of,
-    tls_context,
-    translate_tls,
-    untrusted,
-)
+    NotTls, TlsOnly, Untrusted, is_tls_record, issuer_of, stamp_of, tls_context, translate_tls, untrusted,
+)  # fmt: skip
 from sensor.version import VERSION
 
 __all__ = [
@@ -123,6 +115,7 @@ class Transport:
         limits: Limits = DEFAULT_LIMITS,
         connections_per_host: int = 8,
         keep_alive: bool = True,
+        retry: Retry | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -132,6 +125,7 @@ class Transport:
         self._limits = limits
         self._connections = connections_per_host
         self._keep_alive = keep_alive
+        self._retry = retry or Retry()
         self._sleep = sleep
         self._clock = clock
         self._pool: _Pool | None = None
@@ -164,7 +158,9 @@ class Transport:
             DataError: the body is larger than allowed.
         """
         plan = (
-            (retry or (Retry() if method in {"GET", "HEAD"} else NO_RETRY)) if method in _SAFE_TO_REPEAT else NO_RETRY
+            (retry or (self._retry if method in {"GET", "HEAD"} else NO_RETRY))
+            if method in _SAFE_TO_REPEAT
+            else NO_RETRY
         )
         most = self._limits.page_bytes if most_bytes is None else most_bytes
         for attempt in range(plan.attempts):
@@ -206,13 +202,13 @@ class Transport:
         Raises:
             NetworkError: no answer, the body broke off, or the host is parked.
         """
-        await self._wait_while_parked(url, Retry().most)
+        await self._wait_while_parked(url, self._retry.most)
         async with self._send(method, url, headers, body, idle_seconds) as answer:
             yield answer
 
     async def pause(self, attempt: int, asked: float | None = None, *, plan: Retry | None = None) -> None:
         """Sleep as between two attempts, for callers that repeat a stream themselves."""
-        await self._sleep((plan or Retry()).pause(attempt, asked))
+        await self._sleep((plan or self._retry).pause(attempt, asked))
 
     @contextlib.asynccontextmanager
     async def _send(

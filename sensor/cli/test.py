@@ -13,7 +13,10 @@ from sensor.cli.output import ExitCode, OutputFormat, clean, leave, out, print_j
 from sensor.config.schema import Config, Registry
 from sensor.registry.check import Report, check_registry
 from sensor.registry.kinds import detect, find_kind, open_registry
+from sensor.transport import Retry
 
+_IMPATIENT = Retry(attempts=2, first=0.5)
+"""Somebody waits: one more try tells a blip from a fault."""
 _MARKS = {"ok": "[green]ok[/]", "failed": "[red]failed[/]", "skipped": "[dim]skipped[/]"}
 
 
@@ -54,7 +57,7 @@ async def _check_all(config: Config, registries: tuple[Registry, ...]) -> list[R
 
 
 async def _check(config: Config, settings: Registry) -> Report:
-    registry = open_registry(settings, config.http)
+    registry = open_registry(settings, config.http, retry=_IMPATIENT)
     try:
         return await check_registry(registry, next(iter(settings.repositories.names), None))
     finally:

@@ -110,8 +110,8 @@ class RegistryControlPlane(Section):
 class Globs(Section):
     """Names that are kept: at least one include matches and no exclude does.
 
-    `*` matches within one path component, `**` across components (`**/x` also matches `x`), `?` one character, `[a-z]` and `[!a-z]` classes; a lone `*`
-    means everything; matching is case-sensitive.
+    `*` matches within one path component, `**` across components (`**/x` also matches `x`), `?` one character, `[a-z]` and
+    `[!a-z]` classes; a lone `*` means everything; matching is case-sensitive.
     """
 
     include: tuple[str, ...] = ("*",)

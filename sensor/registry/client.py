@@ -201,7 +201,9 @@ class RegistryClient:
             message = (
                 f"the image configuration {descriptor.digest} is larger than {self._limits.config_bytes // MIB} MiB"
             )
-            raise DataError(message, "the limit protects the sensor from hostile answers; an honest registry stays far below it")
+            raise DataError(
+                message, "the limit protects the sensor from hostile answers; an honest registry stays far below it"
+            )
         data = b"".join([chunk async for chunk in self.blob(repository, descriptor)])
         check_digest(data, descriptor.digest, f"{repository}@{descriptor.digest}")
         return parse_image_config(data)

@@ -10,6 +10,7 @@ from sensor.registry.kinds.distribution import DISTRIBUTION
 from sensor.registry.kinds.kind import Opening, RegistryKind
 from sensor.registry.kinds.layout import LAYOUT
 from sensor.registry.port import Registry
+from sensor.transport import Retry
 
 KINDS: tuple[RegistryKind, ...] = (LAYOUT, DISTRIBUTION)
 """One line a kind. The last one takes what no other recognises."""
@@ -39,13 +40,26 @@ def find_kind(settings: Settings) -> RegistryKind:
 
 
 def open_registry(
-    settings: Settings, http: Http | None = None, limits: Limits = DEFAULT_LIMITS, *, connections_per_host: int = 8
+    settings: Settings,
+    http: Http | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    connections_per_host: int = 8,
+    retry: Retry | None = None,
 ) -> Registry:
     """A registry as the configuration describes it, not yet connected; secrets are read when they are first needed.
+
+    `retry` says how patiently requests are repeated: somebody who waits at a terminal has less patience than a daemon.
 
     Raises:
         ConfigError: the URL is unusable, or plain HTTP that was not allowed.
     """
     kind = find_kind(settings)
-    opening = Opening(settings=settings, http=http or Http(), limits=limits, connections_per_host=connections_per_host)
+    opening = Opening(
+        settings=settings,
+        http=http or Http(),
+        limits=limits,
+        connections_per_host=connections_per_host,
+        retry=retry,
+    )
     return kind.open(kind, opening)

@@ -19,7 +19,7 @@ from sensor.registry.login import Answer, Basic, Credential, StaticToken
 from sensor.registry.port import Registry
 from sensor.registry.session import Address, CredentialSource, Session, Terms, parse_address
 from sensor.secret import Secret, read_secret
-from sensor.transport import Route, Transport
+from sensor.transport import Retry, Route, Transport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,8 @@ class Opening:
     http: Http
     limits: Limits = DEFAULT_LIMITS
     connections_per_host: int = 8
+    retry: Retry | None = None
+    """How patiently requests are repeated; None: as suits a daemon."""
 
     @property
     def route(self) -> Route:
@@ -111,7 +113,12 @@ def open_over_http(kind: RegistryKind, opening: Opening) -> RegistryClient:
     """
     settings = opening.settings
     address = kind.address(opening)
-    transport = Transport(opening.route, limits=opening.limits, connections_per_host=opening.connections_per_host)
+    transport = Transport(
+        opening.route,
+        limits=opening.limits,
+        connections_per_host=opening.connections_per_host,
+        retry=opening.retry,
+    )
     terms = Terms(
         insecure=settings.insecure and address.scheme != "https",
         trusted_realms=(*kind.realms, *settings.trusted_realms),

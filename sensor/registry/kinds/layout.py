@@ -102,7 +102,9 @@ def _read_small(path: Path, limits: Limits) -> bytes:
         raise NotARegistry(message, "expected an OCI image layout: oci-layout, index.json and blobs/") from error
     if len(data) > limits.manifest_bytes:
         message = f"{path} is larger than {limits.manifest_bytes // MIB} MiB"
-        raise DataError(message, "the limit protects the sensor from hostile answers; an honest registry stays far below it")
+        raise DataError(
+            message, "the limit protects the sensor from hostile answers; an honest registry stays far below it"
+        )
     return data
 
 
@@ -203,7 +205,9 @@ class LayoutRegistry:
             message = (
                 f"the image configuration {descriptor.digest} is larger than {self._limits.config_bytes // MIB} MiB"
             )
-            raise DataError(message, "the limit protects the sensor from hostile answers; an honest registry stays far below it")
+            raise DataError(
+                message, "the limit protects the sensor from hostile answers; an honest registry stays far below it"
+            )
         data = b"".join([chunk async for chunk in self.blob(repository, descriptor)])
         check_digest(data, descriptor.digest, str(self._root))
         return parse_image_config(data)
