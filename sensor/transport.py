@@ -25,17 +25,17 @@ import structlog
 
 from sensor.errors import ConfigError, DataError, NetworkError
 from sensor.limits import DEFAULT_LIMITS, Limits
-from sensor.route import METADATA_HOSTS, Route, parse_url, redirect_target, retry_after, same_origin, shown_host
+from sensor.route import Route, parse_url, retry_after, shown_host
 from sensor.tls import (
-    NotTls, TlsOnly, Untrusted, is_tls_record, issuer_of, stamp_of, tls_context, translate_tls, untrusted,
+    TlsOnly,
+    is_tls_record,
+    issuer_of,
+    stamp_of,
+    tls_context,
+    translate_tls,
+    untrusted,
 )  # fmt: skip
 from sensor.version import VERSION
-
-__all__ = [
-    "METADATA_HOSTS", "NO_RETRY", "RETRY_STATUSES", "USER_AGENT", "HostParked", "NotTls", "Reply", "Retry", "Route", "Streamed",
-    "TlsOnly", "Transport", "Unresolved", "Untrusted", "redirect_target", "retry_after", "same_origin", "tls_context", "translate",
-    "was_never_sent",
-]  # fmt: skip
 
 USER_AGENT = f"harborguard-sensor/{VERSION}"
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})

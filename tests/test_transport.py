@@ -17,20 +17,9 @@ from aiohttp import web
 
 from sensor.errors import ConfigError, DataError, NetworkError
 from sensor.limits import Limits
-from sensor.transport import (
-    NO_RETRY,
-    USER_AGENT,
-    HostParked,
-    NotTls,
-    Retry,
-    Route,
-    TlsOnly,
-    Transport,
-    Unresolved,
-    Untrusted,
-    translate,
-    was_never_sent,
-)
+from sensor.route import Route
+from sensor.tls import NotTls, TlsOnly, Untrusted
+from sensor.transport import NO_RETRY, USER_AGENT, HostParked, Retry, Transport, Unresolved, translate, was_never_sent
 from tests.fakes.certificates import Authority
 from tests.fakes.docker_registry import free_port
 from tests.fakes.proxy import FakeProxy

@@ -34,7 +34,8 @@ from sensor.cli.output import (
 )
 from sensor.config.schema import Config
 from sensor.errors import ConfigError
-from sensor.transport import Route, Transport
+from sensor.route import Route
+from sensor.transport import Transport
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, add_completion=False, help="Look after the advisory database."

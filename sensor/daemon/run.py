@@ -30,7 +30,8 @@ from sensor.daemon.sites import changes_between
 from sensor.errors import ConfigError, SensorError, StateError
 from sensor.health.server import serve_health
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest
-from sensor.transport import Route, Transport
+from sensor.route import Route
+from sensor.transport import Transport
 from sensor.version import VERSION
 from sensor.work.lanes import lanes_for
 from sensor.work.queue import Item
@@ -300,6 +301,7 @@ class Daemon:
             try:
                 keep = await app.snapshots.digests()
                 async with app.engine.storage.transaction() as connection:
+                    await app.snapshots.keep_only(connection, app.engine.sites.names())
                     await app.snapshots.prune(connection, before)
                     await app.engine.judge.images.prune(connection, keep, before)
                 await app.engine.storage.compact()

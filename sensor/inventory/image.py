@@ -114,8 +114,8 @@ async def inventory_image(
 ) -> InventoriedImage:
     """Take the inventory of an image. Progress is published under the digest that was asked for.
 
-    A layer that only a foreign server has is a gap. One that the scanning process could not read fails the image, because the next try
-    may have more memory; with `accept_gaps` (the last try) it is a gap as well.
+    A layer that only a foreign server has is a gap, and so is one that can never be read. One that the scanning process failed on fails
+    the image, because the next try may have more memory; with `accept_gaps` (the last try) it is a gap as well.
 
     Raises:
         DataError: a layer or the configuration is not what the manifest names, or could not be read.
@@ -201,7 +201,8 @@ class _Reading:
                 raise
             return _gap("foreign-layer", descriptor, f"the layer is kept on another server: {error.message}")
         except DataError as error:
-            if not self._accept_gaps:
+            # what no further try can mend is a gap at once
+            if error.retryable and not self._accept_gaps:
                 raise
             return _gap("unreadable", descriptor, error.message)
 

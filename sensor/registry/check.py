@@ -14,7 +14,8 @@ from typing import Literal
 from sensor.errors import NetworkError, RegistryError, SensorError
 from sensor.model.manifest import Descriptor, Index, Manifest, is_attestation
 from sensor.registry.port import Registry
-from sensor.transport import NotTls, TlsOnly, Unresolved, Untrusted
+from sensor.tls import NotTls, TlsOnly, Untrusted
+from sensor.transport import Unresolved
 
 Outcome = Literal["ok", "failed", "skipped"]
 STEPS = ("resolve", "connect", "tls", "ping", "login", "catalog", "tags", "manifest", "blob")

@@ -29,7 +29,9 @@ from sensor.registry.errors import (
 )
 from sensor.registry.login import Answer, Ask, Credential, Login, NeedCredential, Send, Sent
 from sensor.registry.tokens import is_forbidden_target, is_loopback_host, is_private_host
-from sensor.transport import HostParked, NotTls, Reply, Streamed, Transport, redirect_target, retry_after, same_origin
+from sensor.route import redirect_target, retry_after, same_origin
+from sensor.tls import NotTls
+from sensor.transport import HostParked, Reply, Streamed, Transport
 
 _MOST_HOPS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -337,6 +337,13 @@ async def test_a_layer_that_could_not_be_read_is_tried_again_and_a_gap_at_the_la
     assert found.bytes_fetched == 0
 
 
+async def test_a_layer_that_can_never_be_read_is_a_gap_at_once(shop: Shop) -> None:
+    image = await _image(shop, [b"one"])
+    shop.reader.fails = [DataError("the inventory is larger than 256 MiB", retryable=False)]
+    found = await shop.inventory(image)
+    assert [gap.kind for gap in found.inventory.gaps] == ["unreadable"]
+
+
 async def test_a_tampered_layer_never_becomes_a_mere_gap(shop: Shop) -> None:
     image = await _image(shop, [b"one"])
     shop.registry.blobs[image.manifest.layers[0].digest] = b"two"

@@ -15,8 +15,9 @@ from sensor.registry.client import Quirks, RegistryClient
 from sensor.registry.kinds.kind import ConfiguredCredential
 from sensor.registry.login import Answer
 from sensor.registry.session import Session, Terms, parse_address
+from sensor.route import Route
 from sensor.secret import InPlace, Secret
-from sensor.transport import Route, Transport
+from sensor.transport import Transport
 from tests.fakes.images import Built, ImageStore
 from tests.fakes.layers import file, layer
 

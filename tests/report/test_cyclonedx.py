@@ -97,7 +97,9 @@ def test_the_method_is_that_of_the_vector(vector: str, method: str | None) -> No
 
 
 def test_a_severity_that_nobody_gave_is_unknown() -> None:
-    rating = document(finding(severity=Severity.INFO, severity_source="", score=None))["vulnerabilities"][0]["ratings"][0]
+    rating = document(finding(severity=Severity.INFO, severity_source="", score=None))["vulnerabilities"][0]["ratings"][
+        0
+    ]
     assert rating["severity"] == "unknown"
 
 

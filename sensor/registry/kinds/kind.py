@@ -18,8 +18,9 @@ from sensor.registry.client import Quirks, RegistryClient
 from sensor.registry.login import Answer, Basic, Credential, StaticToken
 from sensor.registry.port import Registry
 from sensor.registry.session import Address, CredentialSource, Session, Terms, parse_address
+from sensor.route import Route
 from sensor.secret import Secret, read_secret
-from sensor.transport import Retry, Route, Transport
+from sensor.transport import Retry, Transport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
