@@ -354,6 +354,18 @@ async def test_what_has_been_gone_for_long_is_forgotten(tmp_path: Path, registry
             await sensor.rows(f"SELECT count(*) FROM {table}", [(0,)])
 
 
+async def test_the_catalogue_of_a_registry_that_left_the_configuration_is_forgotten(
+    tmp_path: Path, registry: MemoryRegistry
+) -> None:
+    async with running(config(tmp_path / "s"), {"prod": registry}, clock=Clock()) as sensor:
+        await sensor.until(lambda: sensor.told(events.ImageScanned))
+        await sensor.sql(
+            "INSERT INTO repositories SELECT 'former', repository, state, reason, changed_at FROM repositories"
+        )
+        sensor.pauses.end(3600.0)
+        await sensor.rows("SELECT DISTINCT registry FROM repositories", [("prod",)])
+
+
 # --- reload -----------------------------------------------------------------------------------------------------------
 
 
