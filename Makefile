@@ -19,7 +19,7 @@ demo: setup ## run the main job on embedded defaults (ONCE=1: one sweep, then ex
 	@$(BIN)/harborguard-sensor demo $(if $(ONCE),--once) $(if $(ADVISORIES),--advisories $(ADVISORIES))
 
 test: dev ## run every test, in random order, with the coverage gates
-	@$(if $(TESTS),$(BIN)/python -m pytest $(TESTS),$(BIN)/python -m coverage erase && $(BIN)/python -m pytest --cov --cov-report= && $(BIN)/python .ci/coverage_gate)
+	@$(if $(TESTS),$(BIN)/python -m pytest $(TESTS),$(BIN)/python -m coverage erase && $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report= && $(BIN)/python .ci/coverage_gate)
 
 check: dev ## static gates, and a smoke run of the built wheel
 	@$(BIN)/ruff format --check .
