@@ -10,11 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor import events
 from sensor.advisories.shelf import AdvisoryShelf
+from sensor.config import schema
+from sensor.control_plane import wire
+from sensor.control_plane.links import Link
 from sensor.events import Publish
 from sensor.inventory.image import (
     InventoriedImage,
@@ -63,6 +67,28 @@ class Place:
     name: str
     client: Registry
     reference: Reference
+
+
+class Sites(Protocol):
+    """The registries and links in force; both change when the configuration is reloaded."""
+
+    def names(self) -> tuple[str, ...]:
+        """The configured registries."""
+
+    def registry(self, name: str) -> tuple[schema.Registry, Registry]:
+        """A configured registry and its client; ConfigError when it left the configuration."""
+
+    async def registry_for(self, reference: Reference, link: str) -> tuple[schema.Registry, Registry]:
+        """The registry that serves a reference which a link's job names; ConfigError when there is none."""
+
+    def platforms(self, settings: schema.Registry) -> tuple[Platform, ...]:
+        """The platforms to scan, the one reported under the index digest first."""
+
+    def link_for(self, registry: str) -> Link | None:
+        """The link over which a registry reports."""
+
+    def identity(self, link: str) -> wire.Sensor:
+        """What this sensor calls itself on a link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

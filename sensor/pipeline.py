@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Protocol
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,17 +26,14 @@ from sensor import events
 from sensor.catalog.crawl import crawl
 from sensor.catalog.diff import Crawl, Diff, DigestState, diff_catalogue
 from sensor.catalog.snapshots import Snapshots, Standing
-from sensor.config import schema
-from sensor.control_plane import wire
 from sensor.control_plane.jobs import scanner_notes
 from sensor.control_plane.links import Link
 from sensor.errors import ConfigError, DataError, SensorError, StateError
 from sensor.inventory.image import NotAnImage
 from sensor.inventory.images import StoredImage, result_fingerprint
-from sensor.judge import Judge, Judged, Place, Verdict, rfc3339
+from sensor.judge import Judge, Judged, Place, Sites, Verdict, rfc3339
 from sensor.model.digest import Digest
 from sensor.model.finding import ImageResult
-from sensor.model.manifest import Platform
 from sensor.model.reference import Reference, parse_reference
 from sensor.model.request import JobRequest, Lane, ScanRequest, SweepRequest
 from sensor.registry.errors import RegistryNotFound
@@ -49,33 +45,13 @@ from sensor.scan.match import match_inventory
 from sensor.storage import Storage
 from sensor.work.queue import Item, TableQueue
 
+MOST_CRASHES = 3
+"""Times in a row that the process may die over one piece of work before that is set aside: one bad image must not stop all others."""
 LAST_ATTEMPT = 3
 """From this attempt on a layer that cannot be read is a gap, and a job is answered: somebody waits for it."""
 _FIRST_RETRY, _LONGEST_RETRY = timedelta(minutes=1), timedelta(hours=6)
 _HOPELESS_RETRY = timedelta(hours=24)
 """Errors that need a change of configuration are tried again daily: the change may have come."""
-
-
-class Sites(Protocol):
-    """The registries and links in force; both change when the configuration is reloaded."""
-
-    def names(self) -> tuple[str, ...]:
-        """The configured registries."""
-
-    def registry(self, name: str) -> tuple[schema.Registry, Registry]:
-        """A configured registry and its client; ConfigError when it left the configuration."""
-
-    async def registry_for(self, reference: Reference, link: str) -> tuple[schema.Registry, Registry]:
-        """The registry that serves a reference which a link's job names; ConfigError when there is none."""
-
-    def platforms(self, settings: schema.Registry) -> tuple[Platform, ...]:
-        """The platforms to scan, the one reported under the index digest first."""
-
-    def link_for(self, registry: str) -> Link | None:
-        """The link over which a registry reports."""
-
-    def identity(self, link: str) -> wire.Sensor:
-        """What this sensor calls itself on a link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +96,7 @@ class Pipeline:
         try:
             verdict = await self.judge.judge(place, work.digest, platforms, accept_gaps=item.attempts >= LAST_ATTEMPT)
         except RegistryNotFound as error:
-            gone = Standing(digest=work.digest, state=DigestState.GONE, reason=error.message)
-            async with self._ending(item) as connection:
-                await self.snapshots.mark(connection, work.registry, gone, self._now())
+            await self._not_found(work, item, client, error)
         except StateError:
             # a full disk here is not the image's failure
             raise
@@ -237,6 +211,41 @@ class Pipeline:
                 next_try=next_try,
             )
         )
+
+    async def _not_found(self, work: ScanRequest, item: Item, client: Registry, error: RegistryNotFound) -> None:
+        """Gone is what the registry no longer has; an image that it lists and that lacks a part has failed. Another copy may be whole."""
+        for place in await self.snapshots.places(work.registry, work.digest):
+            if place.repository > work.repository:
+                other = ScanRequest(
+                    registry=work.registry, repository=place.repository, tag=place.tag, digest=work.digest
+                )
+                await self.scan(other, item)
+                return
+        try:
+            await client.manifest(work.repository, work.digest)
+        except RegistryNotFound:
+            gone = Standing(digest=work.digest, state=DigestState.GONE, reason=error.message)
+            async with self._ending(item) as connection:
+                await self.snapshots.mark(connection, work.registry, gone, self._now())
+            return
+        except SensorError:
+            pass  # whether it is there could not be asked: then it has failed, and is tried again
+        reference = Reference(registry=client.host, repository=work.repository, tag=work.tag)
+        await self._fail_scan(work, item, reference, error)
+
+    async def set_aside(self, item: Item) -> None:
+        """Put off what the process died over again and again, and say so where the work would have said its result."""
+        times = f"the sensor died {item.crashes} times in a row while it worked on this"
+        error = SensorError(times, "report this image to the sensor's authors; it is tried again in a day")
+        match item.work:
+            case ScanRequest() as work:
+                host = self.sites.registry(work.registry)[1].host
+                reference = Reference(registry=host, repository=work.repository, tag=work.tag)
+                await self._fail_scan(work, item, reference, error)
+            case JobRequest() as work:
+                await self._answer_failed(work, item, f"{work.reference}: {times}", self._now())
+            case _:
+                await self.queue.retry(item, self._next_try(item, error), times)
 
     @contextlib.asynccontextmanager
     async def _ending(

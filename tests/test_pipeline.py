@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from sensor.errors import DataError, NetworkError, SecretError, StateError
 from sensor.inventory.layers import LayerCorrupt
 from sensor.model.digest import Digest
 from sensor.model.manifest import ArtifactClass
-from sensor.model.request import Lane, RematchRequest, ScanRequest
+from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest
 from sensor.registry.errors import RegistryNotFound, RegistryRateLimited, RegistryUnauthorized
 from sensor.registry.port import Registry
 from sensor.report.entries import State
+from tests.fakes.layers import digest_of
 from tests.fakes.memory_registry import MemoryRegistry
 from tests.fakes.pipeline import START, Bench, bench, link, python_layer, write_advisories
 
@@ -195,6 +197,50 @@ async def test_an_image_that_was_deleted_after_the_listing_is_gone(tmp_path: Pat
         assert await b.work() == 1
         assert await b.ledger() == {"listed": 1, "gone": 1}
         assert not b.told(events.ImageFailed)
+        assert await b.take() is None
+
+
+async def test_an_image_that_lacks_a_part_has_failed_and_is_not_gone(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        b.registry.image("team/app", "v1", [JINJA])
+        await b.sweep()
+        del b.registry.blobs[digest_of(JINJA)]
+        assert await b.work() == 1
+        assert await b.ledger() == {"listed": 1, "failed": 1}
+        (failed,) = b.told(events.ImageFailed)
+        assert failed.next_try is not None
+
+
+async def test_another_copy_of_the_digest_is_taken_when_one_is_gone(tmp_path: Path) -> None:
+    async with bench(tmp_path, advisories=ADVISORIES) as b:
+        digest = b.registry.image("team/app", "v1", [JINJA])
+        b.registry.tag("team/copy", "v1", digest)
+        await b.sweep()
+        b.registry.fail("manifest", digest, RegistryNotFound("no such manifest"), None)
+        assert await b.work() == 1
+        assert await b.ledger() == {"listed": 2, "scanned": 2}
+
+
+async def test_work_that_the_process_died_over_again_and_again_is_set_aside(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        b.registry.image("team/app", "v1", [JINJA])
+        await b.sweep()
+        item = await b.take()
+        assert item is not None
+        await b.pipeline.set_aside(replace(item, crashes=3))
+        assert await b.ledger() == {"listed": 1, "failed": 1}
+        (failed,) = b.told(events.ImageFailed)
+        assert "died 3 times" in failed.error
+        assert failed.next_try == b.clock() + timedelta(days=1)
+        await b.put(JobRequest(link="cp", job="job-9", reference="reg.test/team/app:v1"))
+        job = await b.take()
+        assert job is not None
+        await b.pipeline.set_aside(replace(job, crashes=4))
+        assert [(entry.scan_id, entry.outcome) for entry in await b.entries()] == [("job-9", "failed")]
+        await b.put(SweepRequest(registry="prod"))
+        sweep = await b.take()
+        assert sweep is not None
+        await b.pipeline.set_aside(replace(sweep, crashes=3))
         assert await b.take() is None
 
 

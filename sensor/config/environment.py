@@ -132,7 +132,8 @@ class _Environment:
             else "there is no REGISTRY_URL"
         )
         if reason:
-            ignored = [variable for variable in (name, *used) if variable]
+            named = _named_variables(self._overlay.raw)
+            ignored = [variable for variable in (name, *used) if variable and variable not in named]
             if ignored:
                 self._overlay.warnings.append(f"not used, because {reason}: {', '.join(ignored)}")
             return
@@ -180,3 +181,12 @@ def _name_for(url: str) -> str:
     host = path.rpartition("/")[2] if path != url.rstrip("/") else urlsplit(url if "://" in url else f"//{url}").netloc
     host = host.rpartition("@")[2]
     return re.sub(r"[^a-z0-9._-]+", "-", host.lower()).strip("-._")[:63] or "registry"
+
+
+def _named_variables(value: Any) -> set[str]:
+    """Variables that the file itself names, by `{env: NAME}`."""
+    if isinstance(value, Mapping):
+        if set(value) == {"env"} and isinstance(value["env"], str):
+            return {value["env"]}
+        return set().union(*map(_named_variables, value.values()))
+    return set().union(*map(_named_variables, value)) if isinstance(value, list) else set()

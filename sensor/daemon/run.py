@@ -30,6 +30,7 @@ from sensor.daemon.sites import changes_between
 from sensor.errors import ConfigError, SensorError, StateError
 from sensor.health.server import serve_health
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest
+from sensor.pipeline import MOST_CRASHES
 from sensor.route import Route
 from sensor.transport import Transport
 from sensor.version import VERSION
@@ -231,6 +232,10 @@ class Daemon:
 
     async def _do(self, item: Item) -> None:
         pipeline = self._app.pipeline
+        if item.crashes >= MOST_CRASHES:
+            log.error("work set aside", key=item.key, crashes=item.crashes)
+            await pipeline.set_aside(item)
+            return
         match item.work:
             case SweepRequest():
                 await pipeline.sweep(item.work, item)

@@ -1,6 +1,6 @@
 """The registries and links in force: opened when first needed, replaced when the configuration is reloaded.
 
-Implements `pipeline.Sites`. A client whose settings did not change survives a reload with its tokens and connections; one that was replaced
+Implements `judge.Sites`. A client whose settings did not change survives a reload with its tokens and connections; one that was replaced
 stays open for the work that still uses it.
 """
 

@@ -209,7 +209,7 @@ class Layers:
         """
         digest = descriptor.digest
         async with self._turn(digest):
-            while (known := await self._known(digest)) is None:
+            while (known := await self._known(descriptor)) is None:
                 # first a free slot, then the lease: a lease must not run out while its owner waits for a slot
                 async with self._streams:
                     async with self._storage.transaction() as connection:
@@ -220,8 +220,14 @@ class Layers:
         progress(descriptor.size)
         return FetchedLayer(inventory=known)
 
-    async def _known(self, digest: Digest) -> LayerInventory | None:
-        return (await self.store.get([digest], self.catalogers, self.limits)).get(digest)
+    async def _known(self, descriptor: Descriptor) -> LayerInventory | None:
+        digest = descriptor.digest
+        known = (await self.store.get([digest], self.catalogers, self.limits)).get(digest)
+        if known is not None and known.compressed_bytes != descriptor.size:
+            # as a fetch would have found out: the verdict must not depend on what is cached
+            message = f"layer {digest} has {known.compressed_bytes} bytes, its manifest says {descriptor.size}"
+            raise LayerCorrupt(message, "the manifest is wrong; push the image again", retryable=False)
+        return known
 
     async def _fetch_claimed(
         self, registry: Registry, repository: str, descriptor: Descriptor, progress: Progress
@@ -229,7 +235,7 @@ class Layers:
         digest = descriptor.digest
         try:
             # another process may have stored it between the look and the claim
-            if (known := await self._known(digest)) is not None:
+            if (known := await self._known(descriptor)) is not None:
                 progress(descriptor.size)
                 return FetchedLayer(inventory=known)
             inventory = await self._stream(registry, repository, descriptor, progress)

@@ -65,11 +65,11 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """A typed pointer to a blob or manifest. `size` is in bytes."""
+    """A typed pointer to a blob or manifest. `size` is in bytes; 16 TiB and more is refused, and so fits every sum of sizes into 64 bits."""
 
     media_type: str = ""
     digest: Digest
-    size: Annotated[int, msgspec.Meta(ge=0)]
+    size: Annotated[int, msgspec.Meta(ge=0, le=1 << 44)]
     platform: Platform | None = None
     artifact_type: str = ""
     annotations: dict[str, str] | None = None

@@ -82,7 +82,7 @@ async def check_registry(registry: Registry, sample_repository: str | None = Non
         _explain_connection(progress, error)
         reachable = isinstance(error, RegistryError)
         detail = str(error)
-        steps = progress.finish("an earlier step failed")
+        steps = progress.finish("not reached")
         return Report(reachable=reachable, authenticated=False, latency_ms=None, detail=detail, steps=steps)
     progress.ok("resolve")
     progress.ok("connect")

@@ -124,7 +124,8 @@ class RegistryClient:
         except (RegistryForbidden, RegistryNotFound) as error:
             raise _cannot_enumerate(error) from error
         except RegistryUnauthorized as error:
-            if not await self.session.has_credential():
+            # a credential that is refused as such is no question of rights
+            if not await self.session.has_credential() or "authentication failed" in error.message:
                 raise
             raise _cannot_enumerate(error) from error
         except UnexpectedAnswer as error:

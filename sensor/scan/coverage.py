@@ -151,7 +151,16 @@ def cover(inventory: ImageInventory, advisories: AdvisoryLookup) -> Coverage:
             candidates = (LANGUAGE_ECOSYSTEMS[kind],)
         known = tuple(name for name in candidates if advisories.has_ecosystem(name))
         ecosystems[kind] = known
-        if not known:
+        if not known and not advisories.revision:
+            gaps.append(
+                Gap(
+                    kind="no-advisories",
+                    subject=candidates[0],
+                    reason=f"there is no advisory database, so the {count} {kind} packages of this image were listed but not judged:"
+                    " run `harborguard-sensor advisories import`, or `advisories update`",
+                )
+            )
+        elif not known:
             gaps.append(
                 Gap(
                     kind="no-advisories",

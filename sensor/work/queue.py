@@ -52,6 +52,7 @@ WORK = Table(
     Column("taken_until", Float, nullable=False, default=0.0),
     Column("version", Integer, nullable=False, default=1),
     Column("error", Text, nullable=False, default=""),
+    Column("crashes", Integer, nullable=False, default=0),  # times the process died while it held the item
     Index("work_order", "lane", "number"),
 )
 """Times are seconds since 1970 (UTC). `version` counts what was put under the key: see `done`."""
@@ -75,6 +76,8 @@ class Item:
     version: int
     error: str = ""
     """Why the last attempt failed."""
+    crashes: int = 0
+    """Times in a row that the process died while it held the item."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +209,7 @@ class TableQueue:
                 taken_until=until,
                 version=row.version,
                 error=row.error,
+                crashes=row.crashes,
             )
 
     async def extend(self, item: Item) -> bool:
@@ -221,7 +225,7 @@ class TableQueue:
             same = WORK.c.version == item.version
             if await _changed(connection, delete(WORK).where(_held(item), same)):
                 return True
-            fresh = {**_FREE, "attempts": 0, "error": ""}
+            fresh = {**_FREE, "attempts": 0, "crashes": 0, "error": ""}
             return await _changed(connection, update(WORK).where(_held(item)).values(fresh))
 
         if connection is not None:
@@ -233,7 +237,11 @@ class TableQueue:
 
     async def retry(self, item: Item, at: datetime, error: str, *, connection: AsyncConnection | None = None) -> bool:
         """Give a failed item back until `at`, with the reason. False: another worker has taken it since."""
-        later = update(WORK).where(_held(item)).values(_FREE | {"not_before": at.timestamp(), "error": error[:500]})
+        later = (
+            update(WORK)
+            .where(_held(item))
+            .values({**_FREE, "not_before": at.timestamp(), "error": error[:500], "crashes": 0})
+        )
         if connection is not None:
             return await _changed(connection, later)
         async with self._storage.transaction() as own:
@@ -247,7 +255,8 @@ class TableQueue:
 
     async def recover(self) -> int:
         """Free what a former process held when it died; how many items. Only for a process that has the state to itself."""
-        held = update(WORK).where(WORK.c.taken_by != "", WORK.c.taken_until < _NEVER).values(_FREE)
+        freed = {**_FREE, "crashes": WORK.c.crashes + 1}
+        held = update(WORK).where(WORK.c.taken_by != "", WORK.c.taken_until < _NEVER).values(freed)
         async with self._storage.transaction() as connection:
             return (await connection.execute(held)).rowcount
 

@@ -112,6 +112,12 @@ def test_the_file_ranks_first(tmp_path: Path) -> None:
     assert "not used, because the file lists registries: REGISTRY_URL, REGISTRY_PASSWORD" in loaded.warnings
 
 
+def test_a_variable_that_the_file_names_itself_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("registries:\n- {name: a, url: a.example, username: ci, password: {env: REGISTRY_PASSWORD}}\n")
+    assert not [warning for warning in load_config(path, {"REGISTRY_PASSWORD": "x"}).warnings if "not used" in warning]
+
+
 def test_a_key_without_a_url_is_not_a_control_plane() -> None:
     loaded = from_environment(HG_API_KEY="k", REGISTRY_URL="r.example.net")
     assert loaded.config.control_plane is None

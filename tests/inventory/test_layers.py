@@ -173,6 +173,16 @@ async def test_a_layer_is_fetched_once_and_then_known(
     }
 
 
+async def test_a_known_layer_is_refused_where_the_manifest_lies_about_its_size(
+    layers: Layers, registry: MemoryRegistry
+) -> None:
+    descriptor = blob(registry, b"a layer")
+    await layers.fetch(registry, "app", descriptor)
+    lie = Descriptor(media_type=descriptor.media_type, digest=descriptor.digest, size=1 << 40)
+    with pytest.raises(LayerCorrupt, match="7 bytes, its manifest says"):
+        await layers.fetch(registry, "app", lie)
+
+
 async def test_many_images_that_want_one_layer_at_once_fetch_it_once(
     layers: Layers, registry: MemoryRegistry, reader: Reader
 ) -> None:

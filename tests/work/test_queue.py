@@ -250,9 +250,20 @@ async def test_a_new_start_frees_what_a_killed_process_held_at_once(queue: Table
     assert await queue.take("w", ALL_LANES) is None
     assert await queue.recover() == 2
     again = await take(queue)
-    assert (tag_of(again), again.attempts) == ("held", 2)
+    assert (tag_of(again), again.attempts, again.crashes) == ("held", 2, 1)
     assert not await queue.done(lost)
     assert (await queue.counts())[Lane.NOW] == LaneCounts(waiting=1, taken=1, unreadable=1, oldest=START)
+
+
+async def test_deaths_in_a_row_are_counted_until_the_work_ends_otherwise(queue: TableQueue) -> None:
+    await queue.put(scan("poison"), Lane.NOW)
+    for died in range(3):
+        assert (await take(queue)).crashes == died
+        await queue.recover()
+    item = await take(queue)
+    assert item.crashes == 3
+    await queue.retry(item, START, "set aside")
+    assert (await take(queue)).crashes == 0
 
 
 async def test_a_sweep_asked_for_while_it_runs_runs_once_more(queue: TableQueue) -> None:
