@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Self
@@ -72,7 +72,7 @@ def show_status(
         return
     age = summary.age(datetime.now(UTC))
     out.print(
-        f"{summary.records} records, revision {summary.revision[:12]}, newest {age.days} days old, imported {summary.imported}"
+        f"{summary.records} records, revision {summary.revision[:12]}, {_age(summary.newest, age)}, imported {summary.imported}"
     )
     table = grid("ecosystem", "records", "newest")
     for ecosystem in summary.ecosystems:
@@ -224,3 +224,7 @@ class BuildBar:
         self._progress.update(
             self._task, description=printable(how_far.archive), completed=how_far.done, total=how_far.total
         )
+
+
+def _age(newest: str, age: timedelta) -> str:
+    return f"newest {age.days} days old" if newest else "of unknown age"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sensor.cli.options import ConfigOption, OutputOption, load, show_warnings
-from sensor.cli.output import ExitCode, OutputFormat, clean, leave, out, print_json, reporting_errors
+from sensor.cli.output import ExitCode, OutputFormat, clean, err, leave, out, print_json, reporting_errors
+from sensor.cli.secret import unreadable
 from sensor.config.schema import Cron, Every, Registry
 from sensor.errors import ConfigError
 
@@ -11,7 +12,7 @@ from sensor.errors import ConfigError
 def check(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT) -> None:
     """Validate the configuration: every problem at once, with its path and line.
 
-    Nothing is contacted: `test` does that. Exit status 2 when something is wrong.
+    Nothing is contacted: `test` does that. Secrets that cannot be read here are warned about. Exit status 2 when something is wrong.
     """
     if output is OutputFormat.JSON:
         try:
@@ -20,11 +21,14 @@ def check(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT)
             print_json({"valid": False, "problems": error.message, "advice": error.advice})
             leave(ExitCode.USAGE)
         names = [registry.name for registry in loaded.config.registries]
-        print_json({"valid": True, "warnings": loaded.warnings, "sources": loaded.sources, "registries": names})
+        warnings = [*loaded.warnings, *unreadable(loaded.config)]
+        print_json({"valid": True, "warnings": warnings, "sources": loaded.sources, "registries": names})
         return
     with reporting_errors():
         loaded = load(config, required=True)
     show_warnings(loaded)
+    for problem in unreadable(loaded.config):
+        err.print(f"[yellow]warning:[/] {clean(problem)}")
     for source in loaded.sources:
         out.print(f"[dim]{clean(source)}[/]")
     for registry in loaded.config.registries:

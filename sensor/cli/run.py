@@ -18,7 +18,7 @@ from sensor.log import configure_logging
 def run(config: ConfigOption = None) -> None:
     """Watch the registries, scan what is new, and report it, until SIGTERM or Ctrl-C.
 
-    SIGHUP reloads the configuration; a wrong one is refused and the old one kept. Log lines go to stderr.
+    SIGHUP reloads the configuration; a wrong one is refused and the old one kept. SIGUSR1 looks at every registry now. Log lines go to stderr.
     """
     with reporting_errors():
         loaded = load(config, required=True)

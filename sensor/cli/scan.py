@@ -27,7 +27,7 @@ from sensor.cli.findings import (
     show_summary,
 )
 from sensor.cli.options import ConfigOption, StateOption, load, state_directory
-from sensor.cli.output import ExitCode, as_text, err, leave, out, reporting_errors, show_table, write
+from sensor.cli.output import ExitCode, as_text, clean, err, leave, out, reporting_errors, show_table, write
 from sensor.cli.progress import ImageBars
 from sensor.config.load import Loaded
 from sensor.config.schema import Registry
@@ -182,6 +182,8 @@ async def _judge(
             bars.handle(event)
 
     async with build_engine(config, state_directory(loaded, request.state), publish, shared=True) as engine:
+        if engine.shelf.problem is not None and not request.quiet:
+            err.print(f"[yellow]warning:[/] {clean(str(engine.shelf.problem))}")
         began = time.monotonic()
         place = await _place(engine, settings, reference)
         with bars or contextlib.nullcontext():

@@ -86,6 +86,11 @@ def _sources(config: Config) -> list[tuple[str, SecretSource]]:
     return found
 
 
+def unreadable(config: Config) -> list[str]:
+    """A sentence for each secret of a configuration that cannot be read now, by this user."""
+    return [f"{path}: {problem}" for path, source in _sources(config) if (problem := _problem(source))]
+
+
 def _problem(source: SecretSource) -> str:
     try:
         read_secret(source)

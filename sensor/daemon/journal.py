@@ -39,6 +39,8 @@ _LINES: dict[type[events.Event], tuple[int, str]] = {
 def log_event(event: events.Event) -> None:
     """One log line for one event; an event that carries an error is at least a warning."""
     level, text = _LINES[type(event)]
+    if isinstance(event, events.ConfigReloaded) and event.error:
+        level, text = logging.ERROR, "configuration kept"
     # `at` is the log's own timestamp
     fields = {
         field.name: value

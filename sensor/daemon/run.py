@@ -1,7 +1,7 @@
 """Runs what `app` built: one task group for all loops, a bounded drain, and a dead loop stops the daemon.
 
 A half-dead daemon is worse than a restarted one: whatever ends a loop unexpectedly ends the process, and the service manager starts it
-again on the same durable state. SIGTERM and SIGINT drain; SIGHUP reloads; systemd is told by `notify`.
+again on the same durable state. SIGTERM and SIGINT drain; SIGHUP reloads; SIGUSR1 sweeps; systemd is told by `notify`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from sensor.config.schema import Config, Schedule
 from sensor.daemon.app import App
 from sensor.daemon.notify import feed_watchdog, notify, watchdog_seconds
 from sensor.daemon.settle import put_stale, settle
+from sensor.daemon.signals import signals
 from sensor.daemon.sites import changes_between
 from sensor.errors import ConfigError, SensorError, StateError
 from sensor.health.server import serve_health
@@ -69,6 +68,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
         self._hung_up = asyncio.Event()
+        self._asked = asyncio.Event()
         self._held: set[Item] = set()
         """What is being worked on."""
         self._updating = asyncio.Lock()
@@ -94,7 +94,7 @@ class Daemon:
             self.health_url = await stack.enter_async_context(
                 serve_health(app.board, app.clock, app.config.health.listen)
             )
-            await stack.enter_async_context(_signals(self.stop, self._hung_up.set))
+            await stack.enter_async_context(signals(stop=self.stop, reload=self._hung_up.set, sweep=self._asked.set))
             app.schedules.start()
             stack.callback(app.schedules.stop)
             await self._settle_start()
@@ -130,6 +130,7 @@ class Daemon:
         loops.append(("advisories", self._watch_advisories()))
         loops.append(("housekeeping", self._keep_house()))
         loops.append(("reload", self._reload_on_demand()))
+        loops.append(("sweep", self._sweep_on_demand()))
         if (interval := watchdog_seconds()) is not None:
             loops.append(("watchdog", feed_watchdog(interval)))
         return loops
@@ -313,6 +314,14 @@ class Daemon:
             except StateError as error:
                 log.warning("housekeeping failed", error=error.message, advice=error.advice)
 
+    async def _sweep_on_demand(self) -> None:
+        """SIGUSR1: look at every registry now, also at those without a schedule."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            for name in self._app.engine.sites.names():
+                await self.submit_sweep(name, "asked by hand")
+
     async def _drain(self, ending: Iterable[asyncio.Task[None]]) -> None:
         """Let running scans, uploads and polls end; a scan that takes too long is given back when its worker is cancelled."""
         self._app.queue.wake()
@@ -334,15 +343,17 @@ class Daemon:
             except SensorError as error:
                 self._plan_schedules(before)
                 app.publish(events.ConfigReloaded(at=app.clock(), error=error.message))
-                log.error("configuration kept", error=error.message, advice=error.advice)  # noqa: TRY400
             else:
                 names = app.engine.sites.names()
                 app.publish(
                     events.ConfigReloaded(at=app.clock(), changes=changes_between(before, config), registries=names)
                 )
                 for name in names:
-                    if before.registry(name) is None:
+                    former, now = before.registry(name), config.registry(name)
+                    if former is None:
                         await self._surely(partial(settle, app, name))
+                    elif former != now and now is not None and now.schedule != "manual":
+                        await self.submit_sweep(name, "configuration changed")
             notify("READY=1")
 
 
@@ -365,22 +376,3 @@ def _moment(text: str) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-@contextlib.asynccontextmanager
-async def _signals(stop: Callable[[], None], hang_up: Callable[[], None]) -> AsyncIterator[None]:
-    """Take the signals while the daemon runs, and leave them as they were found."""
-    loop = asyncio.get_running_loop()
-    wanted = ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hang_up))
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = [(number, signal.getsignal(number)) for number, _ in wanted]
-    for number, handler in wanted:
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        for number, found in before:
-            loop.remove_signal_handler(number)
-            signal.signal(number, found)

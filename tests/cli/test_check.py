@@ -45,3 +45,12 @@ def test_the_environment_alone_may_configure_it(run: Run) -> None:
     assert shown.status == 0
     assert "REGISTRY_URL" in shown.stdout
     assert "hg_ak_1" not in shown.stdout + shown.stderr
+
+
+def test_a_secret_that_cannot_be_read_here_is_warned_about(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("registries:\n- {name: a, url: a.example, username: ci, password: {env: HG_TEST_UNSET}}\n")
+    shown = run("check", "-c", str(path))
+    assert shown.status == 0
+    assert "registries[a].password: no secret in environment variable HG_TEST_UNSET" in shown.stderr
+    assert run("check", "-c", str(path), "-o", "json").json()["warnings"]

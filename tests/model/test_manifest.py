@@ -127,7 +127,8 @@ def test_schema_1_is_refused_with_advice(document: dict[str, Any]) -> None:
     "document",
     [
         None, [], "text", 5, {}, {"layers": []}, image(config=None), image(config=[]), image(layers=None), image(layers={}), image(layers=[None]),
-        image(layers=[pointer(size=-1)]), image(layers=[pointer(size=2**70)]), image(layers=[pointer(size=2**62)]), image(layers=[pointer(size="5")]), image(layers=[pointer(size=5.5)]), image(layers=[{"size": 5}]),
+        image(layers=[pointer(size=-1)]), image(layers=[pointer(size=2**70)]), image(layers=[pointer(size=2**62)]),
+        image(layers=[pointer(size="5")]), image(layers=[pointer(size=5.5)]), image(layers=[{"size": 5}]),
         image(layers=[pointer(digest=5)]), image(layers=[pointer(digest="sha256:short")]), image(config=pointer(digest="../../etc/passwd")),
         index("amd64", manifests=[pointer(digest="x" * 5000)]), image(annotations={"a": 5}), image(mediaType=5),
         index(manifests=[pointer(platform="linux")]),
