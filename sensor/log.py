@@ -99,19 +99,20 @@ def configure_logging(
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _Routed)]:
+    for handler in [handler for handler in root.handlers if isinstance(handler, Routed)]:
         root.removeHandler(handler)
-    root.addHandler(_Routed())
+    root.addHandler(Routed())
     root.setLevel(threshold)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
     logging.captureWarnings(capture=True)
 
 
-class _Routed(logging.Handler):
+class Routed(logging.Handler):
     """Hands records of the standard library's logging to structlog, so that there is one format and one mask."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Log one record."""
         try:
             text = record.getMessage()
         except (TypeError, ValueError, KeyError):

@@ -1,0 +1,23 @@
+"""What every test finds: logging as the libraries leave it. Commands that run in-process set it up for streams that end with the test."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from sensor.log import Routed
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    for handler in [handler for handler in root.handlers if isinstance(handler, Routed)]:
+        root.removeHandler(handler)
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
