@@ -343,7 +343,7 @@ def translate(error: BaseException, url: str, issuer: str = "") -> NetworkError:
     if isinstance(error, aiohttp.ClientResponseError) and is_tls_record(error.message):
         return TlsOnly(f"{host} speaks TLS, but was asked in plain HTTP", "write https:// in front of the host")
     if isinstance(error, aiohttp.ClientResponseError):
-        return NetworkError(f"{host} answered with something that is not HTTP", "check the port", retryable=False)
+        return NetworkError(f"{host} answered with something that is not HTTP", "check the port")
     return NetworkError(f"the connection to {host} broke: {type(error).__name__}")
 
 

@@ -479,9 +479,9 @@ async def test_an_unknown_name_is_told_as_such() -> None:
             await client.fetch("GET", "https://h:99999/")
 
 
-async def test_garbage_is_a_broken_connection() -> None:
+async def test_garbage_is_no_http() -> None:
     async with raw_server(b"SSH-2.0-OpenSSH\r\n") as url, transport() as client:
-        with pytest.raises(NetworkError, match="broke") as raised:
+        with pytest.raises(NetworkError, match="not HTTP") as raised:
             await client.fetch("GET", url, retry=NO_RETRY)
         assert not was_never_sent(raised.value)
 
