@@ -40,8 +40,9 @@ from sensor.version import VERSION
 USER_AGENT = f"harborguard-sensor/{VERSION}"
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _LARGE_BODY = 1 << 18
-_SAFE_TO_REPEAT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-"""Idempotent by RFC 9110, 9.2.2. A POST is never sent twice: the first may have been acted upon."""
+_SAFE_TO_REPEAT = frozenset(
+    {"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}
+)  # idempotent by RFC 9110, 9.2.2; a POST may have been acted upon
 _log = structlog.get_logger()
 
 

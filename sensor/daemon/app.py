@@ -89,8 +89,8 @@ async def build_app(
             sites=engine.sites,
             filled=deliverer.wake,
         )
-        links = []
         agents: dict[str, str] = {}
+        links = []
         for link in engine.sites.links:
             # heartbeats have a transport of their own: they must not wait behind an upload
             beats = transport_for(link, engine.sites.limits)
@@ -103,16 +103,7 @@ async def build_app(
                 clock=clock,
                 registered_as=partial(agents.__setitem__, link.name),
             )
-            poller = JobPoller(
-                clients[link.name],
-                engine.storage,
-                queue,
-                identity=partial(engine.sites.identity, link.name),
-                publish=publish,
-                clock=clock,
-                answered=deliverer.wake,
-            )
-            links.append(LinkParts(link=link, keeper=keeper, poller=poller))
+            links.append(_link_parts(link, keeper, clients[link.name], engine, queue, deliverer, publish))
         engine.sites.agents = agents
         yield App(
             config=config,
@@ -127,3 +118,24 @@ async def build_app(
             publish=publish,
             clock=clock,
         )
+
+
+def _link_parts(
+    link: Link,
+    keeper: LinkKeeper,
+    client: ControlPlaneClient,
+    engine: Engine,
+    queue: TableQueue,
+    deliverer: Deliverer,
+    publish: Publish,
+) -> LinkParts:
+    poller = JobPoller(
+        client,
+        engine.storage,
+        queue,
+        identity=partial(engine.sites.identity, link.name),
+        publish=publish,
+        clock=engine.judge.clock,
+        answered=deliverer.wake,
+    )
+    return LinkParts(link=link, keeper=keeper, poller=poller)
