@@ -113,15 +113,23 @@ async def open_storage(
     path = directory / file
     lock = _prepare(directory, shared=shared)
     storage = Storage(_engine(path), path, lock)
+    opening = asyncio.ensure_future(_bring_up(storage, metadata))
     try:
-        async with storage.transaction() as connection:
-            _refuse_newer((await connection.execute(text("PRAGMA user_version"))).scalar_one(), path)
-            await connection.run_sync(metadata.create_all)
-            await connection.execute(text(f"PRAGMA user_version = {SCHEMA_VERSION}"))
+        await asyncio.shield(opening)
     except BaseException:
+        # the driver's thread must not be cut off while it connects: it would outlive the event loop, and complain
+        await asyncio.wait([opening])
+        opening.exception()  # whatever it was, the first reason counts
         await storage.close()
         raise
     return storage
+
+
+async def _bring_up(storage: Storage, metadata: MetaData) -> None:
+    async with storage.transaction() as connection:
+        _refuse_newer((await connection.execute(text("PRAGMA user_version"))).scalar_one(), storage.path)
+        await connection.run_sync(metadata.create_all)
+        await connection.execute(text(f"PRAGMA user_version = {SCHEMA_VERSION}"))
 
 
 def translate(error: DBAPIError | PoolTimeoutError | sqlite3.Error, path: Path) -> StateError:

@@ -28,6 +28,8 @@ def main() -> None:
         if error.errno not in _OUTPUT_LOST:
             traceback.print_exc()
             sys.exit(3)
+        # what is still in the buffer is lost: the interpreter must not try again at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stderr.write(f"error: the output cannot be written: {error.strerror}\n")
         sys.stderr.flush()
         sys.exit(3)
