@@ -17,7 +17,7 @@ import structlog
 
 from sensor import events
 from sensor.config.load import Loaded
-from sensor.config.schema import Advisories, Config, Cron, Health
+from sensor.config.schema import Advisories, Config, Cron, Globs, Health
 from sensor.daemon.app import build_app
 from sensor.daemon.run import Daemon, _moment
 from sensor.errors import ConfigError, SecretError, StateError
@@ -371,6 +371,25 @@ async def test_the_catalogue_of_a_registry_that_left_the_configuration_is_forgot
 
 def hang_up() -> None:
     os.kill(os.getpid(), signal.SIGHUP)
+
+
+async def test_sigusr1_looks_at_every_registry_now(tmp_path: Path, registry: MemoryRegistry) -> None:
+    async with running(config(tmp_path / "s", "", "prod"), {"prod": registry}) as sensor:
+        await sensor.until(lambda: sensor.told(events.SweepFinished))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await sensor.until(lambda: len(sensor.told(events.SweepFinished)) == 2)
+        assert sensor.told(events.SweepStarted)[-1].reason == "asked by hand"
+
+
+async def test_a_registry_whose_settings_changed_is_looked_at_now(tmp_path: Path, registry: MemoryRegistry) -> None:
+    before = config(tmp_path / "s", "", "prod")
+    async with running(before, {"prod": registry}) as sensor:
+        await sensor.until(lambda: sensor.told(events.SweepFinished))
+        changed = before.registries[0].model_copy(update={"tags": Globs(exclude=("*-dev",))})
+        sensor.reloads.append(Loaded(config=before.model_copy(update={"registries": (changed,)})))
+        hang_up()
+        await sensor.until(lambda: len(sensor.told(events.SweepFinished)) == 2)
+        assert sensor.told(events.SweepStarted)[-1].reason == "configuration changed"
 
 
 async def test_sighup_takes_a_new_configuration(tmp_path: Path, registry: MemoryRegistry) -> None:
