@@ -87,8 +87,8 @@ class Pipeline:
                 await self.queue.put(request, Lane.NEW, connection=connection)
         await self._tell(seen, diff)
 
-    async def scan(self, work: ScanRequest, item: Item) -> None:
-        """Judge one digest that a sweep selected, and report it."""
+    async def scan(self, work: ScanRequest, item: Item, tried: frozenset[str] = frozenset()) -> None:
+        """Judge one digest that a sweep selected, and report it. `tried` are repositories that turned out not to have it."""
         settings, client = self.sites.registry(work.registry)
         reference = Reference(registry=client.host, repository=work.repository, tag=work.tag)
         place = Place(name=work.registry, client=client, reference=reference)
@@ -96,7 +96,7 @@ class Pipeline:
         try:
             verdict = await self.judge.judge(place, work.digest, platforms, accept_gaps=item.attempts >= LAST_ATTEMPT)
         except RegistryNotFound as error:
-            await self._not_found(work, item, client, error)
+            await self._not_found(work, item, client, error, tried | {work.repository})
         except StateError:
             # a full disk here is not the image's failure
             raise
@@ -212,14 +212,16 @@ class Pipeline:
             )
         )
 
-    async def _not_found(self, work: ScanRequest, item: Item, client: Registry, error: RegistryNotFound) -> None:
+    async def _not_found(
+        self, work: ScanRequest, item: Item, client: Registry, error: RegistryNotFound, tried: frozenset[str]
+    ) -> None:
         """Gone is what the registry no longer has; an image that it lists and that lacks a part has failed. Another copy may be whole."""
         for place in await self.snapshots.places(work.registry, work.digest):
-            if place.repository > work.repository:
+            if place.repository not in tried:
                 other = ScanRequest(
                     registry=work.registry, repository=place.repository, tag=place.tag, digest=work.digest
                 )
-                await self.scan(other, item)
+                await self.scan(other, item, frozenset({*tried, place.repository}))
                 return
         try:
             await client.manifest(work.repository, work.digest)

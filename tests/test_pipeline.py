@@ -221,6 +221,18 @@ async def test_another_copy_of_the_digest_is_taken_when_one_is_gone(tmp_path: Pa
         assert await b.ledger() == {"listed": 2, "scanned": 2}
 
 
+async def test_a_copy_is_found_wherever_it_stands_in_the_alphabet(tmp_path: Path) -> None:
+    async with bench(tmp_path, advisories=ADVISORIES) as b:
+        digest = b.registry.image("team/middle", "v1", [JINJA])
+        b.registry.tag("team/aaa", "v1", digest)
+        b.registry.tag("team/zzz", "v1", digest)
+        await b.sweep()
+        missing = RegistryNotFound("no such manifest")
+        b.registry.fail("manifest", digest, missing, missing, None)
+        assert await b.work() == 1
+        assert await b.ledger() == {"listed": 3, "scanned": 3}
+
+
 async def test_work_that_the_process_died_over_again_and_again_is_set_aside(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         b.registry.image("team/app", "v1", [JINJA])
