@@ -71,6 +71,31 @@ class TagSkipped:
     repository: str
     tag: str
     rule: str
+    withheld: bool = False
+    """It was not the configuration: the registry holds it back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeChanged:
+    """No new image of a registry is scanned for now; with an empty `reason`: they are again."""
+
+    at: datetime
+    registry: str
+    reason: str = ""
+    until: datetime | None = None
+    """When that is looked at again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaChanged:
+    """A host told how much of a quota is left."""
+
+    at: datetime
+    host: str
+    limit: int
+    remaining: int
+    window_seconds: float
+    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +258,8 @@ Event: TypeAlias = (
     | LedgerChanged
     | RepositoryVanished
     | TagSkipped
+    | IntakeChanged
+    | QuotaChanged
     | ImageStarted
     | ImageProgressed
     | ImageStopped

@@ -25,6 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sensor import events
 from sensor.catalog.crawl import crawl
 from sensor.catalog.diff import Crawl, Diff, DigestState, diff_catalogue
+from sensor.catalog.ledgers import Ledgers
+from sensor.catalog.select import Cause, withheld
 from sensor.catalog.snapshots import Snapshots, Standing
 from sensor.control_plane.jobs import scanner_notes
 from sensor.control_plane.links import Link
@@ -36,13 +38,14 @@ from sensor.model.digest import Digest
 from sensor.model.finding import ImageResult
 from sensor.model.reference import Reference, parse_reference
 from sensor.model.request import JobRequest, Lane, ScanRequest, SweepRequest
-from sensor.registry.errors import RegistryNotFound
+from sensor.registry.errors import ImageWithheld, RegistryNotFound, RegistryRateLimited
 from sensor.registry.port import Registry
 from sensor.report.document import FailedScan, envelope, failed_envelope
 from sensor.report.entries import Kind, NewEntry, put
 from sensor.report.outbox import new_scan_id
 from sensor.scan.match import match_inventory
 from sensor.storage import Storage
+from sensor.work.intake import Hold, Intake
 from sensor.work.queue import Item, TableQueue
 
 MOST_CRASHES = 3
@@ -61,8 +64,10 @@ class Pipeline:
     storage: Storage
     queue: TableQueue
     snapshots: Snapshots
+    ledgers: Ledgers
     judge: Judge
     sites: Sites
+    intake: Intake
     filled: Callable[[], None]
     """Told when something was put into the outbox."""
 
@@ -82,29 +87,41 @@ class Pipeline:
         diff = diff_catalogue(known, seen)
         async with self._ending(item) as connection:
             advance = await self.snapshots.advance(connection, diff, self._now())
-            for place in advance.queued:
-                request = ScanRequest(registry=name, repository=place.repository, tag=place.tag, digest=place.digest)
-                await self.queue.put(request, Lane.NEW, connection=connection)
+            new = (
+                ScanRequest(registry=name, repository=place.repository, tag=place.tag, digest=place.digest)
+                for place in advance.queued
+            )
+            await self.queue.put_all(new, Lane.NEW, connection=connection)
         await self._tell(seen, diff)
 
     async def scan(self, work: ScanRequest, item: Item, tried: frozenset[str] = frozenset()) -> None:
         """Judge one digest that a sweep selected, and report it. `tried` are repositories that turned out not to have it."""
         settings, client = self.sites.registry(work.registry)
+        if not tried and item.lane is Lane.NEW:
+            hold = await self.intake.admit(settings, first=item.attempts == 1)
+            if hold is not None:
+                await self._hold(work, item, hold)
+                return
+            if self.intake.is_back(work.registry):
+                self._publish(events.IntakeChanged(at=self._now(), registry=work.registry))
         reference = Reference(registry=client.host, repository=work.repository, tag=work.tag)
         place = Place(name=work.registry, client=client, reference=reference)
         platforms = self.sites.platforms(settings)
         try:
             verdict = await self.judge.judge(place, work.digest, platforms, accept_gaps=item.attempts >= LAST_ATTEMPT)
-        except RegistryNotFound as error:
+        except (RegistryNotFound, ImageWithheld) as error:
             await self._not_found(work, item, client, error, tried | {work.repository})
         except StateError:
             # a full disk here is not the image's failure
             raise
+        except RegistryRateLimited as error:
+            seconds = (self._next_try(item, error) - self._now()).total_seconds()
+            await self._hold(work, item, self.intake.wait(work.registry, seconds, error.message))
         except SensorError as error:
             await self._fail_scan(work, item, reference, error)
         else:
             await self._finish_scan(work, item, verdict)
-        self._publish(events.LedgerChanged(registry=work.registry, ledger=await self.snapshots.ledger(work.registry)))
+        await self.ledgers.changed(work.registry)
 
     async def job(self, work: JobRequest, item: Item) -> None:
         """Judge what a control plane's job names. It always gets an answer: an envelope and a status, stored before the job is done."""
@@ -164,6 +181,7 @@ class Pipeline:
                             repository=repository.name,
                             tag=tag.tag,
                             rule=tag.decision.rule,
+                            withheld=tag.decision.cause is Cause.WITHHELD,
                         )
                     )
         self._publish(
@@ -178,6 +196,13 @@ class Pipeline:
                 error=next(seen.troubles(), ""),
                 advice=seen.advice,
             )
+        )
+
+    async def _hold(self, work: ScanRequest, item: Item, hold: Hold) -> None:
+        """Neither the image nor its registry has failed: it waits, and all other new ones with it."""
+        await self.queue.postpone(item, hold.until, hold.reason)
+        self._publish(
+            events.IntakeChanged(at=self._now(), registry=work.registry, reason=hold.reason, until=hold.until)
         )
 
     async def _finish_scan(self, work: ScanRequest, item: Item, verdict: Verdict) -> None:
@@ -213,9 +238,14 @@ class Pipeline:
         )
 
     async def _not_found(
-        self, work: ScanRequest, item: Item, client: Registry, error: RegistryNotFound, tried: frozenset[str]
+        self,
+        work: ScanRequest,
+        item: Item,
+        client: Registry,
+        error: RegistryNotFound | ImageWithheld,
+        tried: frozenset[str],
     ) -> None:
-        """Gone is what the registry no longer has; an image that it lists and that lacks a part has failed. Another copy may be whole."""
+        """Gone is what the registry no longer has; an image that it lists and that lacks a part has failed. Another copy may be had."""
         for place in await self.snapshots.places(work.registry, work.digest):
             if place.repository not in tried:
                 other = ScanRequest(
@@ -223,6 +253,9 @@ class Pipeline:
                 )
                 await self.scan(other, item, frozenset({*tried, place.repository}))
                 return
+        if isinstance(error, ImageWithheld):
+            await self._withhold(work, item, error)
+            return
         try:
             await client.manifest(work.repository, work.digest)
         except RegistryNotFound:
@@ -234,6 +267,17 @@ class Pipeline:
             pass  # whether it is there could not be asked: then it has failed, and is tried again
         reference = Reference(registry=client.host, repository=work.repository, tag=work.tag)
         await self._fail_scan(work, item, reference, error)
+
+    async def _withhold(self, work: ScanRequest, item: Item, error: ImageWithheld) -> None:
+        """Skipped, not failed; asked for again daily, because nobody tells when the registry lets go of it."""
+        again, rule = self._now() + _HOPELESS_RETRY, withheld(str(error)).rule
+        standing = Standing(digest=work.digest, state=DigestState.SKIPPED, reason=rule, next_try=again)
+        async with self._ending(item, again=again, error=error.message) as connection:
+            await self.snapshots.mark(connection, work.registry, standing, self._now())
+        skipped = events.TagSkipped(
+            at=self._now(), registry=work.registry, repository=work.repository, tag=work.tag, rule=rule, withheld=True
+        )
+        self._publish(skipped)
 
     async def set_aside(self, item: Item) -> None:
         """Put off what the process died over again and again, and say so where the work would have said its result."""

@@ -5,7 +5,7 @@ Pure but for the lock-free mutation of its own fields: events arrive on the even
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -29,6 +29,26 @@ class RegistryStatus(msgspec.Struct, kw_only=True, omit_defaults=False):
     error: str = ""
     advice: str = ""
     vanished: list[str] = msgspec.field(default_factory=list)
+    withheld: dict[str, int] = msgspec.field(default_factory=dict)
+    """Why the registry holds tags back (quarantine, policy, archive), with the tags; since the last sweep."""
+    held: str = ""
+    """Why no new image is scanned now; empty: they are."""
+    held_until: datetime | None = None
+    """When that is looked at again."""
+    scanned_last_hour: int = 0
+    done_by: datetime | None = None
+    """When the queued images will have been scanned, at the pace of the last hour; None: nothing waits, or nothing can be said."""
+
+
+class QuotaStatus(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """A quota as a host told it last. A registry and its API have different hosts."""
+
+    host: str
+    limit: int
+    remaining: int
+    window_seconds: float
+    source: str
+    read: datetime
 
 
 class LinkStatus(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -85,6 +105,7 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=False):
     problems: list[str]
     registries: list[RegistryStatus]
     links: list[LinkStatus]
+    quotas: list[QuotaStatus]
     running: list[RunningImage]
     failures: list[Failure]
     advisories: AdvisoryStatus
@@ -95,6 +116,11 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=False):
     rematched: int
 
 
+_HOUR = timedelta(hours=1)
+_MOST_QUOTAS = 1000
+_MOST_FINISHED = 100_000
+"""An hour's worth of scans, with room; no machine does more."""
+_MOST_REASONS = 20
 _KEPT_FAILURES = 50
 """Failures shown; the ledger counts all of them."""
 
@@ -107,7 +133,12 @@ class StatusBoard:
         self._version = ""
         self._started: datetime | None = None
         self._registries: dict[str, RegistryStatus] = {}
+        self._sweeping: set[str] = set()
+        """Registries whose sweep has told nothing yet."""
         self._links: dict[str, LinkStatus] = {}
+        self._quotas: dict[str, QuotaStatus] = {}
+        self._finished: dict[str, deque[datetime]] = {}
+        """When images of a registry were scanned, the last hour."""
         self._running: dict[str, RunningImage] = {}
         self._failures: dict[str, Failure] = {}
         self._advisories = AdvisoryStatus()
@@ -126,7 +157,7 @@ class StatusBoard:
         """The ledger of each registry, for the heartbeat."""
         return {name: dict(registry.ledger) for name, registry in self._registries.items()}
 
-    def handle(self, event: events.Event) -> None:  # noqa: C901, PLR0912 - one branch an event keeps the fold readable
+    def handle(self, event: events.Event) -> None:  # noqa: C901, PLR0912, PLR0915 - one branch an event keeps the fold readable
         """Fold one event."""
         match event:
             case events.SensorStarted():
@@ -134,6 +165,7 @@ class StatusBoard:
                 self._show(event.registries)
             case events.SweepStarted():
                 self._registry(event.registry).state = "sweeping"
+                self._sweeping.add(event.registry)
             case events.SweepFinished():
                 self._finish_sweep(event)
             case events.LedgerChanged():
@@ -141,7 +173,11 @@ class StatusBoard:
             case events.RepositoryVanished():
                 self._registry(event.registry).vanished.append(f"{event.repository}: {event.reason}")
             case events.TagSkipped():
-                pass
+                self._skip_tag(event)
+            case events.IntakeChanged():
+                self._change_intake(event)
+            case events.QuotaChanged():
+                self._read_quota(event)
             case events.ImageStarted():
                 self._running[event.digest] = RunningImage(
                     registry=event.registry,
@@ -186,6 +222,8 @@ class StatusBoard:
 
     def snapshot(self, now: datetime) -> Snapshot:
         """The picture at `now`."""
+        for registry in self._registries.values():
+            self._estimate(registry, now)
         uptime = int((now - self._started).total_seconds()) if self._started else 0
         return Snapshot(
             version=self._version,
@@ -195,6 +233,7 @@ class StatusBoard:
             problems=self.problems(now),
             registries=[self._registries[name] for name in sorted(self._registries)],
             links=[self._links[name] for name in sorted(self._links)],
+            quotas=[self._quotas[host] for host in sorted(self._quotas)],
             running=sorted(self._running.values(), key=lambda image: image.started),
             failures=sorted(self._failures.values(), key=lambda failure: failure.at, reverse=True),
             advisories=self._advisories,
@@ -229,8 +268,49 @@ class StatusBoard:
         ]
         return found
 
+    def _change_intake(self, event: events.IntakeChanged) -> None:
+        registry = self._registry(event.registry)
+        registry.held, registry.held_until = event.reason, event.until
+
+    def _read_quota(self, event: events.QuotaChanged) -> None:
+        if event.host not in self._quotas and len(self._quotas) >= _MOST_QUOTAS:
+            del self._quotas[next(iter(self._quotas))]
+        self._quotas[event.host] = QuotaStatus(
+            host=event.host,
+            limit=event.limit,
+            remaining=event.remaining,
+            window_seconds=event.window_seconds,
+            source=event.source,
+            read=event.at,
+        )
+
+    def _estimate(self, registry: RegistryStatus, now: datetime) -> None:
+        """When the queue of a registry will be empty. Windows and daily bounds are in the pace as far as they fell into the last hour."""
+        finished = self._finished.get(registry.name, deque())
+        while finished and finished[0] <= now - _HOUR:
+            finished.popleft()
+        registry.scanned_last_hour = len(finished)
+        waiting = registry.ledger.get("queued", 0)
+        span = min(_HOUR, now - finished[0]) if finished else _HOUR
+        pace = len(finished) / max(span.total_seconds(), 60.0)
+        registry.done_by = now + timedelta(seconds=waiting / pace) if waiting and pace and not registry.held else None
+
+    def _skip_tag(self, event: events.TagSkipped) -> None:
+        registry = self._registry(event.registry)
+        if event.registry in self._sweeping:
+            # a sweep tells all of its skipped tags at its end: the first one makes the former sweep's old
+            registry.withheld = {}
+            self._sweeping.discard(event.registry)
+        if event.withheld:
+            known = event.rule in registry.withheld or len(registry.withheld) < _MOST_REASONS
+            reason = event.rule if known else "withheld by the registry: other reasons"
+            registry.withheld[reason] = registry.withheld.get(reason, 0) + 1
+
     def _finish_sweep(self, event: events.SweepFinished) -> None:
         registry = self._registry(event.registry)
+        if event.registry in self._sweeping:
+            registry.withheld = {}
+            self._sweeping.discard(event.registry)
         registry.state = "ok" if event.complete else "failed" if event.error and not event.tags else "partial"
         registry.last_sweep, registry.complete = event.at, event.complete
         registry.repositories, registry.tags = event.repositories, event.tags
@@ -240,6 +320,7 @@ class StatusBoard:
     def _finish_image(self, event: events.ImageScanned) -> None:
         self._running.pop(event.digest, None)
         self._failures.pop(event.digest, None)
+        self._finished.setdefault(event.registry, deque(maxlen=_MOST_FINISHED)).append(event.at)
         self._images[event.status.lower()] += 1
         self._findings.update(event.counts)
         self._layers["fetched"] += event.layers_fetched

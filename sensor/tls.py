@@ -1,11 +1,14 @@
-"""Whom to trust, and what to say when trust fails: TLS contexts, changed CA files, the issuer of a refused certificate."""
+"""Whom to trust, and what to say when trust fails: TLS contexts, changed CA files, what a refused certificate says."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import ipaddress
 import os
 import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from sensor.errors import ConfigError, NetworkError
 
@@ -23,9 +26,33 @@ class TlsOnly(NetworkError):
 
 
 class Untrusted(NetworkError):
-    """The certificate of the other side is not to be trusted."""
+    """The certificate of the other side is not to be trusted: nobody whom we know has signed it."""
 
     retryable = False
+
+
+class Expired(Untrusted):
+    """The certificate's time is over, or has not begun: by our clock."""
+
+
+class WrongName(Untrusted):
+    """The certificate is for other names than the one that was asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What a server's certificate says of itself. Nothing of it has been verified; text fit for a message."""
+
+    issuer: str = ""
+    """Common name and organisation."""
+    begins: dt.datetime | None = None
+    ends: dt.datetime | None = None
+    names: tuple[str, ...] = ()
+    """DNS names and addresses that it is for."""
+
+
+NO_CERTIFICATE = Certificate()
+"""When none could be had or read."""
 
 
 def tls_context(ca_file: str) -> ssl.SSLContext:
@@ -66,13 +93,43 @@ def translate_tls(text: str, host: str) -> NetworkError:
     return NetworkError(f"TLS with {host} failed: {text}", "check the port and the TLS set-up", retryable=False)
 
 
-def untrusted(error: Exception, host: str, issuer: str) -> Untrusted:
-    """The error for a refused certificate, naming its issuer where it is known."""
-    by = f", which was issued by {issuer}," if issuer else ""
+_EXPIRED = frozenset({9, 10})
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+_WRONG_NAME = frozenset({62, 64})
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+
+
+def untrusted(error: Exception, host: str, presented: Certificate = NO_CERTIFICATE) -> Untrusted:
+    """The error for a refused certificate, naming its issuer, its dates or its names where they are known."""
+    by = f", which was issued by {presented.issuer}," if presented.issuer else ""
     reason = getattr(error, "verify_message", "") or str(error)
+    code = getattr(error, "verify_code", 0)
+    if code in _EXPIRED:
+        return _expired(host, by, presented, begun=code != 9)
+    if code in _WRONG_NAME:
+        shown = f"; it is for {', '.join(presented.names[:5])}" if presented.names else ""
+        return WrongName(
+            f"the certificate of {host}{by} is for another name: {reason.rstrip('.')}{shown}",
+            "use a name that the certificate is for, or give the server a certificate for this one",
+        )
     return Untrusted(
         f"the certificate of {host}{by} is not trusted: {reason}",
         "name the PEM file of the issuing authority in ca_file",
+    )
+
+
+def _expired(host: str, by: str, presented: Certificate, *, begun: bool) -> Expired:
+    moment = presented.ends if begun else presented.begins
+    when = f" on {moment:%Y-%m-%d %H:%M} UTC" if moment else ""
+    now = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
+    if begun:
+        return Expired(
+            f"the certificate of {host}{by} has expired{when}",
+            f"renew the server's certificate; it is {now} by this machine's clock: correct that if it is wrong",
+        )
+    return Expired(
+        f"the certificate of {host}{by} is not valid yet, it begins{when or ' later'}",
+        f"it is {now} by this machine's clock: correct that if it is wrong, else the server's certificate",
     )
 
 
@@ -87,8 +144,8 @@ def stamp_of(path: str) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-async def issuer_of(host: str | None, port: int | None, seconds: float) -> str:
-    """Who signed the certificate that was refused: a second greeting that checks nothing, and on which nothing is sent."""
+async def certificate_of(host: str | None, port: int | None, seconds: float) -> Certificate:
+    """The certificate that was refused: a second greeting that checks nothing, and on which nothing is sent."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -96,32 +153,61 @@ async def issuer_of(host: str | None, port: int | None, seconds: float) -> str:
         async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
     except (OSError, ValueError):
-        return ""
+        return NO_CERTIFICATE
     try:
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     finally:
         writer.transport.abort()
-    return issuer_name(certificate or b"")
+    return read_certificate(certificate or b"")
 
 
-def issuer_name(certificate: bytes) -> str:
-    """Common name and organisation of the issuer in a DER certificate (RFC 5280, 4.1), or "" when it cannot be read.
+def read_certificate(certificate: bytes) -> Certificate:
+    """Issuer, dates and names of a DER certificate (RFC 5280, 4.1), or `NO_CERTIFICATE` when it cannot be read. Takes any bytes.
 
     The standard library decodes certificates only after it has verified them.
     """
     try:
         body = next(_der(next(_der(certificate))[1]))[1]
-        fields = [value for tag, value in _der(body) if tag != 0xA0]  # [0] is the version
-        names = {
-            next(parts)[1]: next(parts)[1].decode("utf-8", "replace")
-            for _, name_set in _der(fields[2])
-            for _, attribute in _der(name_set)
-            for parts in [_der(attribute)]
-        }
-    except (StopIteration, IndexError, ValueError):
-        return ""
-    found = [names[oid] for oid in (b"\x55\x04\x03", b"\x55\x04\x0a") if oid in names]
-    return "".join(c if c.isprintable() else "?" for c in ", ".join(found))[:200]
+        every = list(_der(body))
+        fields = [value for tag, value in every if tag != 0xA0]  # [0] is the version
+        begins, ends = (_moment(tag, value) for tag, value in _der(fields[3]))
+        extensions = next((value for tag, value in every if tag == 0xA3), b"")
+        return Certificate(issuer=_issuer(fields[2]), begins=begins, ends=ends, names=_names(extensions))
+    except (StopIteration, IndexError, ValueError, OverflowError):
+        return NO_CERTIFICATE
+
+
+def _issuer(field: bytes) -> str:
+    names = {
+        next(parts)[1]: next(parts)[1].decode("utf-8", "replace")
+        for _, name_set in _der(field)
+        for _, attribute in _der(name_set)
+        for parts in [_der(attribute)]
+    }
+    return _shown(", ".join(names[oid] for oid in (b"\x55\x04\x03", b"\x55\x04\x0a") if oid in names))
+
+
+def _moment(tag: int, value: bytes) -> dt.datetime:
+    """UTCTime (two digits of the year, 1950 to 2049) or GeneralizedTime (RFC 5280, 4.1.2.5)."""
+    text = value.decode("ascii")
+    if tag == 0x17:
+        text = ("19" if text[:2] >= "50" else "20") + text
+    return dt.datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=dt.UTC)
+
+
+def _names(extensions: bytes) -> tuple[str, ...]:
+    """DNS names and addresses of the subjectAltName extension (RFC 5280, 4.2.1.6)."""
+    for _, extension in _der(next(_der(extensions))[1] if extensions else b""):
+        parts = [value for _, value in _der(extension)]
+        if parts[0] == b"\x55\x1d\x11":
+            found = list(_der(next(_der(parts[-1]))[1]))
+            names = [_shown(value.decode("ascii", "replace")) for tag, value in found if tag == 0x82]
+            return (*names, *(str(ipaddress.ip_address(value)) for tag, value in found if tag == 0x87))
+    return ()
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
 
 def _der(data: bytes) -> Iterator[tuple[int, bytes]]:

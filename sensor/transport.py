@@ -1,4 +1,4 @@
-"""Client sessions: TLS, proxy, pacing, retry, byte caps. The only place that opens sessions and translates client errors.
+"""Client sessions: TLS, proxy, pacing, retry, byte caps. The only place that opens sessions; `failures` has the words for what fails.
 
 Knows nothing of registries or control planes: it takes a request and gives back a status, headers and bounded bytes. It never
 follows a redirect by itself, because only the caller knows which credential must not cross an origin. Streamed bodies are given as
@@ -10,11 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import os
 import random
-import socket
 import ssl
-import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,17 +21,11 @@ import aiohttp
 import structlog
 
 from sensor.errors import ConfigError, DataError, NetworkError
+from sensor.failures import translate
 from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.pacing import Budgets, HostBudget, Rate
 from sensor.route import Route, parse_url, retry_after, shown_host
-from sensor.tls import (
-    TlsOnly,
-    is_tls_record,
-    issuer_of,
-    stamp_of,
-    tls_context,
-    translate_tls,
-    untrusted,
-)  # fmt: skip
+from sensor.tls import NO_CERTIFICATE, certificate_of, stamp_of, tls_context
 from sensor.version import VERSION
 
 USER_AGENT = f"harborguard-sensor/{VERSION}"
@@ -44,10 +35,6 @@ _SAFE_TO_REPEAT = frozenset(
     {"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}
 )  # idempotent by RFC 9110, 9.2.2; a POST may have been acted upon
 _log = structlog.get_logger()
-
-
-class Unresolved(NetworkError):
-    """The host's name has no address here."""
 
 
 class HostParked(NetworkError):
@@ -117,9 +104,10 @@ class Transport:
         connections_per_host: int = 8,
         keep_alive: bool = True,
         retry: Retry | None = None,
+        budgets: Budgets | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`budgets` are shared with everything else that talks to the same hosts; without them this transport has its own."""
         self.route = route or Route()
         self.requests = 0
         """Requests sent so far, for the ledger and for tests."""
@@ -128,9 +116,20 @@ class Transport:
         self._keep_alive = keep_alive
         self._retry = retry or Retry()
         self._sleep = sleep
-        self._clock = clock
+        self._budgets = budgets or Budgets()
         self._pool: _Pool | None = None
-        self._parked: dict[str, float] = {}
+
+    def budget(self, url: str) -> HostBudget:
+        """The budget of the host that a URL names: its pauses, rate and quota."""
+        return self._budgets.of(shown_host(url))
+
+    async def take_turn(self, what: str, rate: Rate | None) -> None:
+        """Wait until one more request of some kind is due, over everybody who shares the budgets."""
+        if rate is not None:
+            budget = self._budgets.of(what)
+            budget.pace(rate)
+            if (turn := budget.reserve()) > 0:
+                await self._sleep(turn)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -183,7 +182,7 @@ class Transport:
                 )
             pause = plan.pause(attempt, wait)
             if answer.status == 429 or (answer.status == 503 and wait is not None):
-                self._park(url, pause)
+                self.budget(url).park(pause)
             else:
                 await self._sleep(pause)
         raise AssertionError  # pragma: no cover - the loop returns or raises
@@ -220,8 +219,11 @@ class Transport:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self._limits.connect_seconds, sock_read=idle or self._limits.idle_seconds
         )
+        budget = self.budget(url)
+        if (turn := budget.reserve()) > 0:
+            await self._sleep(turn)
         self.requests += 1
-        async with self._session() as session:
+        async with budget.slots(self._connections), self._session() as session:
             try:
                 response = await session.request(
                     method,
@@ -235,15 +237,17 @@ class Transport:
                 )
             except aiohttp.ClientConnectorCertificateError as error:
                 # asked directly, so not when a proxy stands in between
-                issuer = "" if proxy else await issuer_of(target.host, target.port, self._limits.connect_seconds)
-                raise translate(error, url, issuer) from error
+                seconds = self._limits.connect_seconds
+                presented = NO_CERTIFICATE if proxy else await certificate_of(target.host, target.port, seconds)
+                raise translate(error, url, presented) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise translate(error, url) from error
             # from here on an exception is the caller's own (a full disk, say) or was translated by _chunks
             try:
                 answer = _streamed(response, url)
+                budget.note(answer.headers)
                 if answer.status in {429, 503} and (wait := retry_after(answer.headers)) is not None:
-                    self._park(url, wait)
+                    budget.park(wait)
                 yield answer
             finally:
                 if response.content.at_eof():
@@ -251,19 +255,12 @@ class Transport:
                 else:
                     response.close()
 
-    def _park(self, url: str, seconds: float) -> None:
-        host = shown_host(url)
-        self._parked[host] = max(self._parked.get(host, 0.0), self._clock() + seconds)
-
     async def _wait_while_parked(self, url: str, most: float) -> None:
-        host = shown_host(url)
-        left = self._parked.get(host, 0.0) - self._clock()
-        if left <= 0:
-            self._parked.pop(host, None)
-        elif left > most:
-            message = f"{host} has asked for a pause, {left:.0f} s of it are left"
+        left = self.budget(url).parked_for
+        if left > most:
+            message = f"{shown_host(url)} has asked for a pause, {left:.0f} s of it are left"
             raise HostParked(message, "the request is made again afterwards", retry_after=left)
-        else:
+        if left > 0:
             await self._sleep(left)
 
     @contextlib.asynccontextmanager
@@ -315,50 +312,6 @@ class Transport:
         # excuse that, and a poll for jobs that is sent twice claims twice
         session._retry_connection = self._keep_alive  # noqa: SLF001 - there is no public switch
         return _Pool(session=session, stamp=stamp)
-
-
-def translate(error: BaseException, url: str, issuer: str = "") -> NetworkError:  # noqa: PLR0911 - a table in prose
-    """Turn a client library's exception into a NetworkError that says what to do."""
-    host = shown_host(url)
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return untrusted(error.certificate_error, host, issuer)
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return NetworkError(f"the proxy for {host} cannot be reached: {error}", "check http.proxy and http.no_proxy")
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return NetworkError(
-            f"the proxy refused {host} with status {error.status}",
-            "check the proxy's credentials and rules, or add the host to http.no_proxy",
-            retryable=error.status >= 500,
-        )
-    if isinstance(error, (aiohttp.ClientConnectorSSLError, aiohttp.ClientSSLError, ssl.SSLError)):
-        return translate_tls(str(error), host)
-    if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
-        return Unresolved(f"the name {host} cannot be resolved", "check the host name and the resolver")
-    if isinstance(error, TimeoutError):
-        return NetworkError(f"{host} did not answer in time", "check the network path and any firewall in between")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        reason = os.strerror(error.os_error.errno) if error.os_error.errno else error.os_error
-        return NetworkError(f"cannot connect to {host}: {reason}", "check host, port and firewall")
-    if isinstance(error, aiohttp.InvalidURL):
-        return NetworkError(f"not a usable URL for {host}", retryable=False)
-    if isinstance(error, aiohttp.ClientResponseError) and is_tls_record(error.message):
-        return TlsOnly(f"{host} speaks TLS, but was asked in plain HTTP", "write https:// in front of the host")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return NetworkError(f"{host} answered with something that is not HTTP", "check the port")
-    return NetworkError(f"the connection to {host} broke: {type(error).__name__}")
-
-
-def was_never_sent(error: NetworkError) -> bool:
-    """Whether a request surely never left: name, connection, TLS or proxy failed first. Only then may one that is not idempotent be repeated."""
-    return isinstance(
-        error.__cause__,
-        (
-            aiohttp.ClientConnectorError,
-            aiohttp.ConnectionTimeoutError,
-            aiohttp.ClientHttpProxyError,
-            aiohttp.InvalidURL,
-        ),
-    )
 
 
 def _streamed(response: aiohttp.ClientResponse, url: str) -> Streamed:

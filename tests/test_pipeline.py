@@ -17,9 +17,10 @@ from sensor.inventory.layers import LayerCorrupt
 from sensor.model.digest import Digest
 from sensor.model.manifest import ArtifactClass
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest
-from sensor.registry.errors import RegistryNotFound, RegistryRateLimited, RegistryUnauthorized
+from sensor.registry.errors import ImageWithheld, RegistryNotFound, RegistryRateLimited, RegistryUnauthorized
 from sensor.registry.port import Registry
 from sensor.report.entries import State
+from sensor.work.intake import set_paused
 from tests.fakes.layers import digest_of
 from tests.fakes.memory_registry import MemoryRegistry
 from tests.fakes.pipeline import START, Bench, bench, link, python_layer, write_advisories
@@ -216,7 +217,7 @@ async def test_another_copy_of_the_digest_is_taken_when_one_is_gone(tmp_path: Pa
         digest = b.registry.image("team/app", "v1", [JINJA])
         b.registry.tag("team/copy", "v1", digest)
         await b.sweep()
-        b.registry.fail("manifest", digest, RegistryNotFound("no such manifest"), None)
+        b.registry.fail("manifest", f"team/app:{digest}", RegistryNotFound("no such manifest"))
         assert await b.work() == 1
         assert await b.ledger() == {"listed": 2, "scanned": 2}
 
@@ -228,9 +229,58 @@ async def test_a_copy_is_found_wherever_it_stands_in_the_alphabet(tmp_path: Path
         b.registry.tag("team/zzz", "v1", digest)
         await b.sweep()
         missing = RegistryNotFound("no such manifest")
-        b.registry.fail("manifest", digest, missing, missing, None)
+        b.registry.fail("manifest", f"team/middle:{digest}", missing)
+        b.registry.fail("manifest", f"team/aaa:{digest}", missing)
         assert await b.work() == 1
         assert await b.ledger() == {"listed": 3, "scanned": 3}
+
+
+async def test_an_image_that_is_withheld_is_skipped_with_the_reason_and_asked_for_again_the_next_day(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, advisories=ADVISORIES) as b:
+        digest = b.registry.image("team/app", "v1", [JINJA])
+        await b.sweep()
+        b.registry.fail("manifest", f"team/app:{digest}", ImageWithheld("in quarantine", "wait for its approval"), None)
+        assert await b.work() == 1
+        assert await b.ledger() == {"listed": 1, "skipped": 1}
+        standing = await b.snapshots.standing("prod", digest)
+        assert standing is not None
+        assert standing.reason == "withheld by the registry: in quarantine (wait for its approval)"
+        (told,) = b.told(events.TagSkipped)
+        assert (told.rule, told.withheld) == (standing.reason, True)
+        assert not b.told(events.ImageFailed)
+        b.clock.advance(timedelta(hours=23))
+        assert await b.work() == 0
+        b.clock.advance(timedelta(hours=2))
+        assert await b.work() == 1
+        assert await b.ledger() == {"listed": 1, "scanned": 1}
+
+
+async def test_a_copy_that_is_handed_out_is_taken_instead_of_one_that_is_withheld(tmp_path: Path) -> None:
+    async with bench(tmp_path, advisories=ADVISORIES) as b:
+        digest = b.registry.image("team/app", "v1", [JINJA])
+        b.registry.tag("team/copy", "v1", digest)
+        await b.sweep()
+        b.registry.fail("manifest", f"team/app:{digest}", ImageWithheld("in quarantine"))
+        assert await b.work() == 1
+        assert await b.ledger() == {"listed": 2, "scanned": 2}
+        assert b.registry.calls["manifest", f"team/app:{digest}"] == 1
+
+
+async def test_tags_that_the_listing_calls_withheld_are_skipped_until_they_are_not(tmp_path: Path) -> None:
+    async with bench(tmp_path, advisories=ADVISORIES) as b:
+        b.registry.image("team/app", "v1", [JINJA])
+        b.registry.withheld["team/app"] = {"v1": "archived"}
+        await b.sweep()
+        assert await b.ledger() == {"listed": 1, "skipped": 1}
+        assert [(told.rule, told.withheld) for told in b.told(events.TagSkipped)] == [
+            ("withheld by the registry: archived", True)
+        ]
+        b.registry.withheld.clear()
+        await b.sweep()
+        await b.work()
+        assert await b.ledger() == {"listed": 1, "scanned": 1}
 
 
 async def test_work_that_the_process_died_over_again_and_again_is_set_aside(tmp_path: Path) -> None:
@@ -289,7 +339,6 @@ async def test_a_failing_layer_is_tried_again_and_is_a_gap_at_the_third_attempt(
     ("error", "wait"),
     [
         (NetworkError("no route"), timedelta(minutes=1)),
-        (RegistryRateLimited("slow down", retry_after=900), timedelta(minutes=15)),
         (RegistryUnauthorized("who are you"), timedelta(hours=24)),
         (SecretError("no such file"), timedelta(hours=24)),
         (LayerCorrupt("other bytes"), timedelta(minutes=1)),
@@ -308,6 +357,60 @@ async def test_the_next_try_depends_on_what_went_wrong(tmp_path: Path, error: Ex
         b.clock.advance(timedelta(seconds=1))
         assert await b.work() == 1
         assert await b.ledger() == {"listed": 1, "scanned": 1}
+
+
+async def test_a_registry_that_limits_requests_is_left_alone_and_nothing_has_failed(tmp_path: Path) -> None:
+    async with bench(tmp_path, registries={"prod": MemoryRegistry(), "other": MemoryRegistry("other.test")}) as b:
+        digest = b.registry.image("team/app", "v1", [JINJA])
+        b.registry.image("team/app", "v2", [FLASK])
+        b.registry.fail("manifest", f"team/app:{digest}", RegistryRateLimited("slow down", retry_after=900))
+        await b.sweep()
+        await b.work()
+        assert b.told(events.ImageFailed) == []
+        held = b.told(events.IntakeChanged)[-1]
+        assert (held.registry, held.reason, held.until) == ("prod", "slow down", START + timedelta(minutes=15))
+        b.clock.advance(timedelta(minutes=14))
+        assert await b.work() == 0
+        b.registry.fail("manifest", f"team/app:{digest}", None)
+        b.clock.advance(timedelta(minutes=1))
+        assert await b.work() >= 1
+        assert await b.ledger() == {"listed": 2, "scanned": 2}
+        assert b.told(events.IntakeChanged)[-1].reason == ""
+
+
+async def test_new_images_are_scanned_so_many_a_day_and_pushed_ones_at_once(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        b.sites.more = {"max_new_per_day": 2}
+        for number in range(5):
+            b.registry.image("team/app", f"v{number}", [python_layer("jinja2", f"2.{number}")])
+        await b.sweep()
+        assert await b.work() == 3  # two scans, and one look that finds the day's share used up
+        assert await b.ledger() == {"listed": 5, "scanned": 2, "queued": 3}
+        assert "max_new_per_day is 2" in b.told(events.IntakeChanged)[-1].reason
+        pushed = b.registry.image("team/app", "pushed", [FLASK])
+        await b.put(ScanRequest(registry="prod", repository="team/app", tag="pushed", digest=pushed), Lane.NOW)
+        assert await b.work() == 1
+        assert b.told(events.ImageScanned)[-1].digest == pushed
+        for _ in range(24 * 4):
+            b.clock.advance(timedelta(minutes=15))
+            assert await b.work() <= 3
+        assert (await b.ledger())["scanned"] == 4
+
+
+async def test_a_paused_registry_waits_without_taking_each_image_in_turn(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        for number in range(4):
+            b.registry.image("team/app", f"v{number}", [python_layer("jinja2", f"2.{number}")])
+        await b.sweep()
+        set_paused(b.state, "prod", paused=True)
+        assert await b.work() == 1
+        b.clock.advance(timedelta(minutes=5))
+        assert await b.work() == 1
+        set_paused(b.state, "prod", paused=False)
+        assert await b.work() == 0
+        b.clock.advance(timedelta(minutes=5))
+        assert await b.work() == 4
+        assert await b.ledger() == {"listed": 4, "scanned": 4}
 
 
 async def test_pauses_grow_to_six_hours(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -120,6 +121,42 @@ def test_the_end_of_a_sweep_sets_the_state(complete: bool, error: str, tags: int
     assert bool([p for p in board.problems(NOW) if "registry prod" in p]) is bool(error)
 
 
+def swept(tags: int = 0) -> events.SweepFinished:
+    return events.SweepFinished(
+        at=NOW, registry="prod", complete=True, repositories=1, tags=tags, ledger={"listed": tags}, requests=1
+    )
+
+
+def skipped(rule: str, *, withheld: bool = True) -> events.TagSkipped:
+    return events.TagSkipped(at=NOW, registry="prod", repository="a", tag="t", rule=rule, withheld=withheld)
+
+
+def test_what_the_registry_holds_back_is_shown_until_the_next_sweep() -> None:
+    board = StatusBoard()
+    board.handle(events.SweepStarted(at=NOW, registry="prod", reason="schedule"))
+    for event in (skipped("archived"), skipped("exclude tags: x", withheld=False), skipped("archived"), swept(3)):
+        board.handle(event)
+    board.handle(skipped("quarantined"))  # in between, by a scan
+    assert board.snapshot(NOW).registries[0].withheld == {"archived": 2, "quarantined": 1}
+    board.handle(events.SweepStarted(at=NOW, registry="prod", reason="schedule"))
+    assert board.snapshot(NOW).registries[0].withheld == {"archived": 2, "quarantined": 1}
+    board.handle(skipped("archived"))
+    board.handle(swept(3))
+    assert board.snapshot(NOW).registries[0].withheld == {"archived": 1}
+    board.handle(events.SweepStarted(at=NOW, registry="prod", reason="schedule"))
+    board.handle(swept(3))
+    assert board.snapshot(NOW).registries[0].withheld == {}
+
+
+def test_reasons_of_a_hostile_registry_are_bounded() -> None:
+    board = StatusBoard()
+    for number in range(100):
+        board.handle(skipped(f"reason {number}"))
+    found = board.snapshot(NOW).registries[0].withheld
+    assert len(found) == 21
+    assert found["withheld by the registry: other reasons"] == 80
+
+
 def test_links_jobs_and_rematches_are_counted() -> None:
     board = StatusBoard()
     board.handle(events.LinkChanged(at=NOW, link="cp", state="refused", error="401", advice="check the key"))
@@ -157,3 +194,56 @@ def test_a_snapshot_is_json() -> None:
     document = msgspec.json.decode(msgspec.json.encode(board.snapshot(NOW)))
     assert document["registries"][0]["name"] == "prod"
     assert document["advisories"]["revision"] == ""
+
+
+def sweep(queued: int) -> events.SweepFinished:
+    return events.SweepFinished(
+        at=NOW, registry="prod", complete=True, repositories=1, tags=9, requests=1, ledger={"queued": queued, "listed": 9}
+    )  # fmt: skip
+
+
+def test_a_backlog_is_estimated_from_the_last_hour() -> None:
+    board = StatusBoard()
+    board.handle(started("prod"))
+    board.handle(sweep(600))
+    assert board.snapshot(NOW).registries[0].done_by is None
+    for number in range(60):
+        board.handle(dataclasses.replace(scanned(f"d{number}"), at=NOW + timedelta(minutes=number)))
+    (registry,) = board.snapshot(NOW + timedelta(minutes=60)).registries
+    assert registry.scanned_last_hour == 59
+    assert registry.done_by is not None
+    assert timedelta(hours=9) < registry.done_by - NOW - timedelta(minutes=60) < timedelta(hours=11)
+    (later,) = board.snapshot(NOW + timedelta(hours=5)).registries
+    assert (later.scanned_last_hour, later.done_by) == (0, None)
+
+
+def test_a_held_registry_says_why_and_promises_nothing() -> None:
+    board = StatusBoard()
+    board.handle(sweep(600))
+    board.handle(scanned("a"))
+    board.handle(events.IntakeChanged(at=NOW, registry="prod", reason="windows", until=NOW + timedelta(hours=1)))
+    (registry,) = board.snapshot(NOW).registries
+    assert (registry.held, registry.held_until, registry.done_by) == ("windows", NOW + timedelta(hours=1), None)
+    board.handle(events.IntakeChanged(at=NOW, registry="prod"))
+    (registry,) = board.snapshot(NOW).registries
+    assert (registry.held, registry.done_by is not None) == ("", True)
+
+
+def quota(host: str, remaining: int) -> events.QuotaChanged:
+    return events.QuotaChanged(
+        at=NOW, host=host, limit=100, remaining=remaining, window_seconds=21600, source="1.2.3.4"
+    )
+
+
+def test_quotas_are_shown_by_host_and_not_without_end() -> None:
+    board = StatusBoard()
+    board.handle(quota("hub.example", 90))
+    board.handle(quota("hub.example", 80))
+    board.handle(quota("api.example", 5))
+    assert [(one.host, one.remaining) for one in board.snapshot(NOW).quotas] == [
+        ("api.example", 5),
+        ("hub.example", 80),
+    ]
+    for number in range(1500):
+        board.handle(quota(f"{number}.example", 1))
+    assert len(board.snapshot(NOW).quotas) == 1000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import ssl
 from pathlib import Path
 
 import pytest
@@ -10,22 +12,75 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.errors import ConfigError
-from sensor.tls import NotTls, is_tls_record, issuer_name, issuer_of, stamp_of, tls_context, translate_tls
+from sensor.tls import (
+    NO_CERTIFICATE,
+    Certificate,
+    Expired,
+    NotTls,
+    Untrusted,
+    WrongName,
+    certificate_of,
+    is_tls_record,
+    read_certificate,
+    stamp_of,
+    tls_context,
+    translate_tls,
+    untrusted,
+)
 from tests.fakes.certificates import Authority
 from tests.fakes.docker_registry import free_port
 
 
-def test_the_issuer_is_read_from_the_certificate() -> None:
-    certificate, _ = Authority("Läb CA\x1b[2J", "Acme").leaf()
-    der = certificate.public_bytes(serialization.Encoding.DER)
-    assert issuer_name(der) == "Läb CA?[2J, Acme"
-    assert issuer_name(Authority("x" * 60).certificate.public_bytes(serialization.Encoding.DER)).startswith("xxx")
+def test_issuer_dates_and_names_are_read_from_the_certificate() -> None:
+    valid = dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2100, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
+    certificate, _ = Authority("Läb CA\x1b[2J", "Acme", names=("r.example",), valid=valid).leaf()
+    found = read_certificate(certificate.public_bytes(serialization.Encoding.DER))
+    assert found.issuer == "Läb CA?[2J, Acme"
+    assert (found.begins, found.ends) == valid  # the second one needs four digits of the year
+    assert found.names == ("localhost", "r.example", "127.0.0.1")
+    own = read_certificate(Authority("x" * 60).certificate.public_bytes(serialization.Encoding.DER))
+    assert own.issuer.startswith("xxx")
+    assert own.names == ()
+
+
+def test_dates_of_the_last_century() -> None:
+    long_ago = dt.datetime(1975, 1, 1, tzinfo=dt.UTC), dt.datetime(1999, 1, 1, tzinfo=dt.UTC)
+    certificate, _ = Authority(valid=long_ago).leaf()
+    found = read_certificate(certificate.public_bytes(serialization.Encoding.DER))
+    assert (found.begins, found.ends) == long_ago
+
+
+def refusal(code: int, text: str) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(text)
+    error.verify_code, error.verify_message = code, text
+    return error
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (10, Expired, "the certificate of h has expired"),
+        (9, Expired, "the certificate of h is not valid yet, it begins later"),
+        (62, WrongName, "the certificate of h is for another name: said"),
+        (64, WrongName, "the certificate of h is for another name: said"),
+        (18, Untrusted, "the certificate of h is not trusted: said"),
+        (20, Untrusted, "the certificate of h is not trusted: said"),
+    ],
+)
+def test_reasons_for_a_refusal_are_told_apart(code: int, kind: type[Untrusted], words: str) -> None:
+    told = untrusted(refusal(code, "said"), "h")
+    assert type(told) is kind
+    assert told.message == words
+    assert told.advice
+    assert not told.retryable
+    known = Certificate(issuer="CA", ends=dt.datetime(2021, 1, 1, tzinfo=dt.UTC), names=("a", "b"))
+    assert "issued by CA" in untrusted(refusal(code, "said"), "h", known).message
 
 
 @given(st.binary(max_size=200))
 @settings(deadline=None, max_examples=200)
 def test_no_bytes_make_it_raise(data: bytes) -> None:
-    assert isinstance(issuer_name(data), str)
+    assert isinstance(read_certificate(data), Certificate)
 
 
 @given(st.integers(0, 400), st.integers(0, 255))
@@ -33,8 +88,8 @@ def test_no_bytes_make_it_raise(data: bytes) -> None:
 def test_no_damage_makes_it_raise(at: int, value: int) -> None:
     der = bytearray(_DER)
     der[at % len(der)] = value
-    assert isinstance(issuer_name(bytes(der)), str)
-    assert isinstance(issuer_name(bytes(der[: at % len(der)])), str)
+    assert isinstance(read_certificate(bytes(der)), Certificate)
+    assert isinstance(read_certificate(bytes(der[: at % len(der)])), Certificate)
 
 
 _DER = Authority().leaf()[0].public_bytes(serialization.Encoding.DER)
@@ -79,5 +134,5 @@ def test_a_plain_port_is_told_from_other_failures() -> None:
     assert not is_tls_record("Bad status line 'HELLO'")
 
 
-async def test_nobody_there_has_no_issuer() -> None:
-    assert await issuer_of("127.0.0.1", free_port(), 1.0) == ""
+async def test_nobody_there_has_no_certificate() -> None:
+    assert await certificate_of("127.0.0.1", free_port(), 1.0) is NO_CERTIFICATE

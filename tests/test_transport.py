@@ -16,10 +16,12 @@ import pytest
 from aiohttp import web
 
 from sensor.errors import ConfigError, DataError, NetworkError
+from sensor.failures import Unresolved, translate, was_never_sent
 from sensor.limits import Limits
+from sensor.pacing import Budgets, Rate
 from sensor.route import Route
 from sensor.tls import NotTls, TlsOnly, Untrusted
-from sensor.transport import NO_RETRY, USER_AGENT, HostParked, Retry, Transport, Unresolved, translate, was_never_sent
+from sensor.transport import NO_RETRY, USER_AGENT, HostParked, Retry, Transport
 from tests.fakes.certificates import Authority
 from tests.fakes.docker_registry import free_port
 from tests.fakes.proxy import FakeProxy
@@ -77,7 +79,7 @@ async def transport(
     pauses: Pauses | None = None, route: Route | None = None, **options: object
 ) -> AsyncIterator[Transport]:
     pauses = pauses or Pauses()
-    made = Transport(route, sleep=pauses.sleep, clock=pauses.clock, **options)  # type: ignore[arg-type]
+    made = Transport(route, **{"budgets": Budgets(pauses.clock), **options}, sleep=pauses.sleep)  # type: ignore[arg-type]
     try:
         yield made
     finally:
@@ -508,3 +510,28 @@ async def test_closing_twice_and_unused_is_fine() -> None:
         await client.fetch("GET", url)
     await client.close()
     await client.close()
+
+
+async def test_requests_of_one_kind_take_turns_over_everybody_who_shares_the_budgets() -> None:
+    pauses = Pauses()
+    budgets = Budgets(pauses.clock)
+    rate = Rate(per_second=4, burst=1)
+    async with transport(pauses, budgets=budgets) as one, transport(pauses, budgets=budgets) as other:
+        for client in (one, other, one):
+            await client.take_turn("quay.example listings", rate)
+        await one.take_turn("elsewhere.example listings", rate)
+        await one.take_turn("quay.example listings", None)
+        assert pauses.taken == [pytest.approx(0.25), pytest.approx(0.25)]
+
+
+async def test_a_documented_rate_and_a_quota_are_kept_by_host() -> None:
+    pauses = Pauses()
+    handle, _ = answering(web.Response(headers={"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "7;w=21600"}))
+    async with server(handle) as url, transport(pauses) as client:
+        client.budget(url).pace(Rate(per_second=2))
+        for _ in range(3):
+            assert (await client.fetch("GET", url)).status == 200
+        assert len(pauses.taken) == 2
+        quota = client.budget(url).quota
+        assert quota is not None
+        assert (quota.limit, quota.remaining, quota.window) == (100, 7, 21600)

@@ -2,23 +2,25 @@
 
 An unchanged registry costs the listings and one HEAD a kept tag (none where the registry tells digests along with the tags). A fault stays
 where it happened: one bad repository or tag flags itself and the rest goes on; only a registry that limits requests, refuses the login or
-stays silent ends the crawl early, as partial. Leaves the rules to `select`, the comparison to `diff`, and pacing and retries to the client.
+stays silent ends the crawl early, as partial. What is listed but held back by the registry is no fault, it is skipped with that reason. Leaves
+the rules to `select`, the comparison to `diff`, and pacing and retries to the client.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from sensor.catalog.diff import Crawl, RepositoryState, SeenRepository, SeenTag, Snapshot
-from sensor.catalog.select import Decision, decide_repository, decide_tag
+from sensor.catalog.select import Decision, Selection, withheld
 from sensor.config import schema
 from sensor.errors import NetworkError, SensorError
-from sensor.model.digest import Digest
 from sensor.registry.errors import (
     CannotEnumerate,
+    ImageWithheld,
     NotARegistry,
     RegistryForbidden,
     RegistryNotFound,
@@ -63,6 +65,8 @@ class _Repository:
     state: RepositoryState = RepositoryState.PRESENT
     reason: str = ""
     tags: dict[str, SeenTag] = field(default_factory=dict)
+    withheld: Decision | None = None
+    """Set when the registry holds the repository back as a whole."""
 
     def seen(self) -> SeenRepository:
         return SeenRepository(
@@ -71,6 +75,7 @@ class _Repository:
             state=self.state,
             complete=self.state is RepositoryState.PRESENT and self.listing.complete,
             reason=self.reason or self.listing.reason,
+            source=self.listing.source,
         )
 
 
@@ -83,23 +88,31 @@ class _Names:
     complete: bool = True
     error: str = ""
     advice: str = ""
+    source: str = ""
 
 
 async def crawl(
-    client: Registry, settings: schema.Registry, *, known: Snapshot | None = None, concurrency: int = 8
+    client: Registry,
+    settings: schema.Registry,
+    *,
+    known: Snapshot | None = None,
+    concurrency: int = 8,
+    now: float | None = None,
 ) -> Crawl:
     """Look at a registry. Never raises a SensorError: what went wrong is in the result.
 
     `known` is the stored catalogue; it only serves to tell an emptied registry from a right that was withdrawn. `concurrency` bounds the
-    requests under way. The requests counted are those of the client while the crawl lasted.
+    requests under way. `now` is the Unix time against which ages are measured, if not the clock's. The requests counted are those of the
+    client while the crawl lasted.
     """
     before = client.requests
-    course = _Course()
-    names = await _repositories(client, settings, known or Snapshot(), course)
+    course, selection = _Course(), Selection(settings)
+    at = time.time() if now is None else now
+    names = await _repositories(client, settings, selection, known or Snapshot(), course)
     repositories = [_Repository(name) for name in names.kept]
 
     async def list_tags(repository: _Repository) -> None:
-        await _list_tags(client, settings, repository, course)
+        await _list_tags(client, selection, repository, course, at)
 
     async def look_up(selected: tuple[_Repository, str]) -> None:
         await _look_up(client, *selected, course)
@@ -117,25 +130,29 @@ async def crawl(
         error, advice = f"the crawl was ended early: {course.stopped.message}", course.stopped.advice
     return Crawl(
         registry=settings.name,
-        repositories=tuple(repository.seen() for repository in repositories),
-        excluded=names.excluded,
+        repositories=tuple(repository.seen() for repository in repositories if repository.withheld is None),
+        excluded=(*names.excluded, *((held.name, held.withheld) for held in repositories if held.withheld is not None)),
         repositories_complete=names.complete,
         error=error,
         advice=advice,
         requests=client.requests - before,
+        source=names.source,
     )
 
 
-async def _repositories(client: Registry, settings: schema.Registry, known: Snapshot, course: _Course) -> _Names:
+async def _repositories(
+    client: Registry, settings: schema.Registry, selection: Selection, known: Snapshot, course: _Course
+) -> _Names:
     """Listed and named repositories, sorted out by the rules. A registry that cannot be listed is never taken for an empty one."""
     named = settings.repositories.names
-    error = advice = ""
+    error = advice = refusal = ""
     try:
         listing = await client.repositories()
     except (CannotEnumerate, RegistryForbidden, RegistryNotFound) as refused:
         listing = Listing(names=(), complete=False)
+        refusal = refused.message
         if not named:
-            error, advice = f"cannot enumerate the repositories: {refused.message}", refused.advice or _NAME_THEM
+            error, advice = f"cannot enumerate the repositories: {refusal}", refused.advice or _NAME_THEM
     except SensorError as failed:
         return _Names(complete=False, error=failed.message, advice=failed.advice)
     else:
@@ -143,27 +160,49 @@ async def _repositories(client: Registry, settings: schema.Registry, known: Snap
         if not listing.complete:
             error, advice = f"the list of repositories is partial: {listing.reason}", _NAME_THEM
         elif not listing.names and not named and known.knows_repositories:
-            listing = Listing(names=(), complete=False)
+            listing = replace(listing, names=(), complete=False)
             error = "the registry lists no repository any more, although it did before"
             advice = "if it was not emptied, the credential has lost the right to list"
     kept: list[str] = []
     excluded: list[tuple[str, Decision]] = []
-    for name in dict.fromkeys((*listing.names, *named)):
-        decision = decide_repository(name, settings)
+    for name in dict.fromkeys((*listing.names, *listing.withheld, *named)):
+        decision = selection.repository(name)
+        if decision.selected and name in listing.withheld:
+            decision = withheld(listing.withheld[name])
         if decision.selected:
             kept.append(name)
         else:
             excluded.append((name, decision))
-    return _Names(kept=tuple(kept), excluded=tuple(excluded), complete=listing.complete, error=error, advice=advice)
+    return _Names(
+        kept=tuple(kept),
+        excluded=tuple(excluded),
+        complete=listing.complete,
+        error=error,
+        advice=advice,
+        source=_source(listing, named=bool(named), refusal=refusal),
+    )
 
 
-async def _list_tags(client: Registry, settings: schema.Registry, repository: _Repository, course: _Course) -> None:
+def _source(listing: Listing, *, named: bool, refusal: str) -> str:
+    """What told the repositories, and, where listing them was refused, why it was not that."""
+    listed = "" if refusal else listing.source
+    sources = " and ".join(filter(None, (listed, "repositories.names" if named else "")))
+    return f"{sources} (it cannot be listed: {refusal})" if refusal and sources else sources
+
+
+async def _list_tags(
+    client: Registry, selection: Selection, repository: _Repository, course: _Course, now: float
+) -> None:
     if course.stopped is not None:
         repository.state = RepositoryState.FAILED
         repository.reason = f"not looked at: {course.stopped.message}"
         return
     try:
         repository.listing = await client.tags(repository.name)
+    except ImageWithheld as error:
+        course.succeeded()
+        repository.withheld = withheld(str(error))
+        return
     except SensorError as error:
         course.failed(error)
         repository.reason = str(error)
@@ -176,11 +215,10 @@ async def _list_tags(client: Registry, settings: schema.Registry, repository: _R
         )
         return
     course.succeeded()
-    digests = repository.listing.digests
-    for tag in repository.listing.names:
-        decision = decide_tag(tag, settings)
-        told: Digest | None = digests.get(tag) if decision.selected else None
-        repository.tags[tag] = SeenTag(tag=tag, decision=decision, digest=told)
+    listing = repository.listing
+    for tag, decision in selection.tags(repository.name, listing, now=now).items():
+        told = listing.digests.get(tag) if decision.selected else None
+        repository.tags[tag] = SeenTag(tag=tag, decision=decision, digest=told, pushed=listing.pushed.get(tag))
 
 
 async def _look_up(client: Registry, repository: _Repository, tag: str, course: _Course) -> None:
@@ -190,6 +228,10 @@ async def _look_up(client: Registry, repository: _Repository, tag: str, course: 
         return
     try:
         head = await client.head(repository.name, tag)
+    except ImageWithheld as error:
+        course.succeeded()
+        repository.tags[tag] = replace(seen, decision=withheld(str(error)))
+        return
     except SensorError as error:
         course.failed(error)
         repository.tags[tag] = replace(seen, error=str(error))

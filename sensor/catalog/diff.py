@@ -58,6 +58,8 @@ class SeenTag:
     error: str = ""
     asked: bool = True
     """False when the crawl ended before the digest was looked up: what was known before still holds."""
+    pushed: float | None = None
+    """When it was pushed (Unix time), where the registry's listing tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,8 @@ class SeenRepository:
     state: RepositoryState = RepositoryState.PRESENT
     complete: bool = True
     reason: str = ""
+    source: str = ""
+    """What listed the tags: `tags/list`, or the provider's API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,8 @@ class Crawl:
     """Why the crawl as a whole is partial or failed, and what to do about it."""
     advice: str = ""
     requests: int = 0
+    source: str = ""
+    """What told the repositories, and what did not: `GitLab API`, `_catalog`, `repositories.names`."""
 
     @property
     def complete(self) -> bool:
@@ -169,6 +175,8 @@ class TagChange:
     media_type: str = ""
     reason: str = ""
     missing: int = 0
+    pushed: float | None = None
+    """When it was pushed (Unix time), where the registry's listing tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +303,7 @@ def _seen_change(repository: str, seen: SeenTag, known: KnownTag | None) -> TagC
         previous=digest if kind is Kind.MOVED else None,
         media_type=seen.media_type,
         reason=reason,
+        pushed=seen.pushed,
     )
 
 

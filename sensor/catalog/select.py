@@ -1,18 +1,21 @@
-"""Which repositories and tags are kept, and by which rule: pure, and the same for the daemon and for `plan`.
+"""Which repositories and tags are looked at, and by which rule: pure, and the same for the daemon and for `plan`.
 
-Names come from outside and patterns from the configuration, so matching takes time linear in the name whatever the pattern: the
-pattern becomes a small automaton whose states are the bits of one integer (a backtracking regular expression would not do).
+In this order: patterns of repositories, bookkeeping of other tools, patterns of tags (`globs`), rules (`rules`), what the registry holds back,
+and how many are kept (`keep`). The first that says no decides; what is looked at names what said yes last.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from enum import StrEnum
 
+from sensor.catalog.globs import compile_glob
+from sensor.catalog.keep import Tags, keep_newest
+from sensor.catalog.rules import CompiledRule, compile_rules, first_match, rules_for
 from sensor.config import schema
 from sensor.model.manifest import ArtifactClass
+from sensor.registry.port import Listing
 
 _BOOKKEEPING = re.compile(r"sha256(?:-|__)[0-9a-f]{64}(?:\.(sig|att|sbom))?")
 """Tags that tools keep beside images: cosign's `.sig .att .sbom`, the referrers tag (OCI distribution 1.1), Artifactory's `sha256__`."""
@@ -25,161 +28,121 @@ _BOOKKEEPING_CLASSES = {
 }
 
 
+class Cause(StrEnum):
+    """What kind of rule decided."""
+
+    PATTERN = "pattern"
+    BOOKKEEPING = "bookkeeping"
+    RULE = "rule"
+    NO_RULE = "no-rule"
+    """There are rules, and it meets none."""
+    WITHHELD = "withheld"
+    """The registry lists it but does not hand it out."""
+    KEEP = "keep"
+    """Others are newer, or it is too old."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """Whether something is looked at, and the rule that decided, in words."""
 
     selected: bool
     rule: str
+    cause: Cause = Cause.PATTERN
     artifact_class: ArtifactClass | None = None
     """Set when the name alone tells that it is no image."""
 
 
+def withheld(reason: str) -> Decision:
+    """What the registry holds back is skipped, with the registry's reason."""
+    return Decision(selected=False, rule=f"withheld by the registry: {reason}", cause=Cause.WITHHELD)
+
+
 def decide(repository: str, tag: str, registry: schema.Registry) -> Decision:
-    """Decide about one tag: its repository must be kept, the tag itself must be kept, and it must not be another tool's bookkeeping."""
-    place = decide_repository(repository, registry)
-    return decide_tag(tag, registry) if place.selected else place
+    """Decide about one tag alone. `keep` has no say: it compares the tags of a repository."""
+    return Selection(registry).tag(repository, tag)
 
 
-def decide_repository(repository: str, registry: schema.Registry) -> Decision:
-    """Decide about a repository by `repositories.include` and `repositories.exclude`."""
-    return _decide(repository, registry.repositories, "repositories")
+class Selection:
+    """What a registry's configuration selects. Made once for a crawl.
 
-
-def decide_tag(tag: str, registry: schema.Registry) -> Decision:
-    """Decide about a tag of a kept repository by `tags.include` and `tags.exclude`."""
-    if found := _BOOKKEEPING.fullmatch(tag):
-        artifact_class = _BOOKKEEPING_CLASSES[found[1]]
-        return Decision(
-            selected=False, rule=f"bookkeeping tag of another tool: {artifact_class}", artifact_class=artifact_class
-        )
-    return _decide(tag, registry.tags, "tags")
-
-
-def _decide(name: str, globs: schema.Globs, what: str) -> Decision:
-    for pattern in globs.exclude:
-        if compile_glob(pattern).matches(name):
-            return Decision(selected=False, rule=f"exclude {what}: {pattern}")
-    for pattern in globs.include:
-        if compile_glob(pattern).matches(name):
-            return Decision(selected=True, rule=f"include {what}: {pattern}")
-    return Decision(selected=False, rule=f"include {what}: none of {', '.join(globs.include) or 'nothing'} matches")
-
-
-class Glob:
-    """One compiled pattern: `*` within a component, `**` across, `?`, `[a-z]`, `[!a-z]`; case counts; a lone `*` is everything.
-
-    `**/` at the start of a component also stands for no component at all, as in git: `**/app` matches `app` and `team/app`. A bracket
-    that is never closed is an ordinary character. Neither `?` nor a class matches a slash.
+    Raises:
+        ValueError: the configuration's rules were not checked.
     """
 
-    __slots__ = ("_across", "_classes", "_entries", "_final", "_leave", "_skips", "_start", "_within", "pattern")
+    def __init__(self, registry: schema.Registry) -> None:
+        self._registry = registry
+        self._rules = compile_rules(registry.rules)
+        self._made: dict[tuple[str, bool], Decision] = {}
 
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-        # Bit n of each mask speaks about state n, the place before token n; the last state is the end of the pattern.
-        self._across = self._within = self._skips = self._entries = 0
-        self._leave: dict[str, int] = {}
-        self._classes: list[tuple[int, re.Pattern[str]]] = []
-        bit = 1
-        for kind, token in _tokens(pattern):
-            match kind:
-                case "entry":  # of `**/`: its stars follow, or are passed over together with their slash
-                    self._skips |= bit
-                    self._entries |= bit
-                case "components":
-                    self._across |= bit
-                    self._leave["/"] = self._leave.get("/", 0) | bit
-                case "across":
-                    self._skips |= bit
-                    self._across |= bit
-                case "within":
-                    self._skips |= bit
-                    self._within |= bit
-                case "class":
-                    self._classes.append((bit, re.compile(token)))
-                case _:
-                    self._leave[token] = self._leave.get(token, 0) | bit
-            bit <<= 1
-        self._final = bit
-        self._start = self._closed(1)
+    def repository(self, name: str) -> Decision:
+        """Decide about a repository by `repositories.include` and `repositories.exclude`."""
+        return self._by_patterns(name, self._registry.repositories, "repositories")
 
-    def matches(self, name: str) -> bool:
-        """Whether the whole name matches."""
-        states = self._start
-        for character in name:
-            leave = self._leave.get(character, 0)
-            for bit, characters in self._classes:
-                if characters.fullmatch(character):
-                    leave |= bit
-            stay = self._across if character == "/" else self._across | self._within
-            states = self._closed(states & stay | (states & leave) << 1)
-            if not states:
-                return False
-        return bool(states & self._final)
+    def tag(self, repository: str, tag: str) -> Decision:
+        """Decide about one tag: its repository, its name, the rules."""
+        place = self.repository(repository)
+        return self._tag(tag, rules_for(repository, self._rules))[0] if place.selected else place
 
-    def _closed(self, states: int) -> int:
-        """Add the states that are reached without a character, because stars may match nothing."""
-        while True:
-            more = states | (states & self._skips) << 1 | (states & self._entries) << 2
-            if more == states:
-                return states
-            states = more
+    def tags(self, repository: str, listing: Listing, *, now: float) -> dict[str, Decision]:
+        """Decide about all tags of a repository that is looked at, in the order of the listing. `now` is Unix time."""
+        rules = rules_for(repository, self._rules)
+        decisions: dict[str, Decision] = {}
+        groups: dict[int, list[str]] = {}
+        for tag in dict.fromkeys((*listing.names, *listing.withheld)):
+            decision, rule = self._tag(tag, rules)
+            if decision.selected and tag in listing.withheld:
+                decision = withheld(listing.withheld[tag])
+            decisions[tag] = decision
+            if decision.selected:
+                # the registry's own `keep` looks at all tags that are not some rule's to keep
+                groups.setdefault(rule.number if rule and rule.rule.keep else 0, []).append(tag)
+        for number, names in groups.items():
+            own = self._rules[number - 1].rule.keep if number else None
+            self._keep(names, own or self._registry.keep, listing, decisions, now)
+        return decisions
 
+    def _tag(self, tag: str, rules: tuple[CompiledRule, ...]) -> tuple[Decision, CompiledRule | None]:
+        if found := _BOOKKEEPING.fullmatch(tag):
+            artifact_class = _BOOKKEEPING_CLASSES[found[1]]
+            words = f"bookkeeping tag of another tool: {artifact_class}"
+            made = Decision(selected=False, rule=words, cause=Cause.BOOKKEEPING, artifact_class=artifact_class)
+            return made, None
+        decision = self._by_patterns(tag, self._registry.tags, "tags")
+        if not decision.selected or not self._rules:
+            return decision, None
+        rule = first_match(tag, rules)
+        if rule is None:
+            words = f"fits none of the {len(self._rules)} rules" if rules else "no rule is about this repository"
+            return self._decision(words, Cause.NO_RULE, selected=False), None
+        return self._decision(rule.words, Cause.RULE, selected=rule.includes), rule
 
-@lru_cache(maxsize=1024)
-def compile_glob(pattern: str) -> Glob:
-    """The compiled form of a pattern; the same pattern is compiled once."""
-    return Glob(pattern)
-
-
-def _tokens(pattern: str) -> Iterator[tuple[str, str]]:
-    if pattern == "*":
-        yield "across", ""
-        return
-    at = 0
-    while at < len(pattern):
-        character = pattern[at]
-        if character == "*":
-            end = at
-            while end < len(pattern) and pattern[end] == "*":
-                end += 1
-            if end - at == 2 and pattern[end : end + 1] == "/" and pattern[at - 1 : at] in {"", "/"}:
-                yield "entry", ""
-                yield "components", ""
-                end += 1
+    def _keep(
+        self, names: list[str], keep: schema.Keep, listing: Listing, decisions: dict[str, Decision], now: float
+    ) -> None:
+        if not keep.last and keep.max_age is None:
+            return
+        tags = Tags(names=names, pushed=listing.pushed, digests=listing.digests)
+        for tag, outcome in keep_newest(tags, keep, now=now).items():
+            if outcome.kept:
+                said = decisions[tag]
+                decisions[tag] = self._decision(f"{said.rule}; {outcome.words}", said.cause, selected=True)
             else:
-                yield ("within" if end - at == 1 else "across"), ""
-            at = end
-        elif character == "?":
-            yield "class", "[^/]"
-            at += 1
-        elif character == "[" and (found := _CLASS.match(pattern, at)):
-            yield "class", _class(found["negated"], found["members"])
-            at = found.end()
-        else:
-            yield "literal", character
-            at += 1
+                decisions[tag] = self._decision(outcome.words, Cause.KEEP, selected=False)
 
+    def _by_patterns(self, name: str, globs: schema.Globs, what: str) -> Decision:
+        for pattern in globs.exclude:
+            if compile_glob(pattern).matches(name):
+                return self._decision(f"exclude {what}: {pattern}", Cause.PATTERN, selected=False)
+        for pattern in globs.include:
+            if compile_glob(pattern).matches(name):
+                return self._decision(f"include {what}: {pattern}", Cause.PATTERN, selected=True)
+        words = f"include {what}: none of {', '.join(globs.include) or 'nothing'} matches"
+        return self._decision(words, Cause.PATTERN, selected=False)
 
-_CLASS = re.compile(r"\[(?P<negated>!?+)(?P<members>.[^\]]*)\]", re.DOTALL)
-"""As in the shell: a closing bracket in the first place is a member."""
-
-
-def _class(negated: str, members: str) -> str:
-    """The regular expression of a class, for one character. A range that runs backwards is empty, as in the shell."""
-    parts: list[str] = []
-    at = 0
-    while at < len(members):
-        if members[at + 1 : at + 2] == "-" and at + 2 < len(members):
-            low, high = members[at], members[at + 2]
-            if low <= high:
-                parts.append(f"{re.escape(low)}-{re.escape(high)}")
-            at += 3
-        else:
-            parts.append(re.escape(members[at]))
-            at += 1
-    inside = "".join(parts)
-    if negated:
-        return f"[^/{inside}]"
-    return f"(?!/)[{inside}]" if inside else "(?!)"
+    def _decision(self, rule: str, cause: Cause, *, selected: bool) -> Decision:
+        """Decisions are few and tags are many: the same one is made once."""
+        made = self._made.get((rule, selected))
+        if made is None:
+            made = self._made[rule, selected] = Decision(selected=selected, rule=rule, cause=cause)
+        return made

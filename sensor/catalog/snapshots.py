@@ -6,9 +6,10 @@ The unit of the ledger is the listed tag: whatever is listed ends as scanned, sk
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 from sqlalchemy import (
     Column,
@@ -90,7 +91,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advance:
-    """What an advance of the catalogue asks for: digests to scan (in the order of the listing), and digests whose last tag went."""
+    """What an advance of the catalogue asks for: digests to scan, and digests whose last tag went.
+
+    The digests are in the order of their pushes, the newest last; those whose push nobody told come first, in the order of the listing.
+    """
 
     queued: tuple[Place, ...] = ()
     gone: tuple[Digest, ...] = ()
@@ -131,7 +135,7 @@ class Snapshots:
     async def advance(self, connection: AsyncConnection, diff: Diff, now: datetime) -> Advance:
         """Write what a crawl changed. A digest that is new, or back after it was gone, becomes queued: put the work in the same transaction."""
         stamp = now.timestamp()
-        answers: list[dict[str, object]] = [
+        answers: Iterator[dict[str, object]] = (
             {
                 "registry": diff.registry,
                 "repository": change.repository,
@@ -140,9 +144,9 @@ class Snapshots:
                 "changed_at": stamp,
             }
             for change in diff.repositories
-        ]
+        )
         await _write(connection, REPOSITORIES, answers)
-        tags = [_tag_row(diff.registry, change, stamp) for change in diff.changes]
+        tags = (_tag_row(diff.registry, change, stamp) for change in diff.changes)
         await _write(connection, TAGS, tags, kept=("first_seen",))
         return Advance(
             queued=await _queue(connection, diff, stamp),
@@ -271,20 +275,21 @@ class Snapshots:
             return frozenset((await connection.execute(statement)).scalars())
 
 
+_POINTING = frozenset({Kind.ADDED, Kind.MOVED, Kind.SEEN})
 _HOLDING = (TagState.SELECTED.value, TagState.FAILED.value)
 """Tags in these states hold their digest in the catalogue."""
 
 
 async def _write(
-    connection: AsyncConnection, table: Table, rows: list[dict[str, object]], *, kept: tuple[str, ...] = ()
+    connection: AsyncConnection, table: Table, rows: Iterable[dict[str, object]], *, kept: tuple[str, ...] = ()
 ) -> None:
-    """Insert rows; where the key is there already, replace everything but the columns to be kept."""
-    if not rows:
-        return
+    """Insert rows; where the key is there already, replace everything but the columns to be kept. Holds few rows at a time."""
+    source = iter(rows)
     keys = [column.name for column in table.primary_key]
     statement = insert(table)
-    replaced = {name: statement.excluded[name] for name in rows[0] if name not in keys and name not in kept}
-    await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), rows)
+    while batch := list(islice(source, _WRITTEN_AT_ONCE)):
+        replaced = {name: statement.excluded[name] for name in batch[0] if name not in keys and name not in kept}
+        await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), batch)
 
 
 def _tag_row(registry: str, change: TagChange, stamp: float) -> dict[str, object]:
@@ -303,36 +308,35 @@ def _tag_row(registry: str, change: TagChange, stamp: float) -> dict[str, object
 
 async def _queue(connection: AsyncConnection, diff: Diff, stamp: float) -> tuple[Place, ...]:
     """Note the digests that tags point to; those that were unknown or gone are queued."""
-    places: dict[Digest, Place] = {}
-    types: dict[Digest, str] = {}
-    for change in diff.of(Kind.ADDED, Kind.MOVED, Kind.SEEN):
-        if change.digest is not None and change.digest not in places:
-            places[change.digest] = Place(repository=change.repository, tag=change.tag, digest=change.digest)
-            types[change.digest] = change.media_type
-    wanted = list(places)
-    known: set[Digest] = set()
-    for start in range(0, len(wanted), _WRITTEN_AT_ONCE):
-        query = select(DIGESTS.c.digest).where(
+    first: dict[Digest, TagChange] = {}
+    for change in diff.changes:
+        if change.kind in _POINTING and change.digest is not None:
+            first.setdefault(change.digest, change)
+    digests = list(first)
+    for start in range(0, len(digests), _WRITTEN_AT_ONCE):
+        wanted = digests[start : start + _WRITTEN_AT_ONCE]
+        known = select(DIGESTS.c.digest).where(
             DIGESTS.c.registry == diff.registry,
-            DIGESTS.c.digest.in_(wanted[start : start + _WRITTEN_AT_ONCE]),
+            DIGESTS.c.digest.in_(wanted),
             DIGESTS.c.state != DigestState.GONE.value,
         )
-        known.update((await connection.execute(query)).scalars())
-    rows = [
+        for digest in (await connection.execute(known)).scalars():
+            del first[digest]
+    rows: Iterator[dict[str, object]] = (
         {
             "registry": diff.registry,
             "digest": digest,
-            "media_type": types[digest],
+            "media_type": change.media_type,
             "state": DigestState.QUEUED.value,
             "reason": "",
             "first_seen": stamp,
             "changed_at": stamp,
         }
-        for digest in wanted
-        if digest not in known
-    ]
+        for digest, change in first.items()
+    )
     await _write(connection, DIGESTS, rows, kept=("first_seen",))
-    return tuple(places[digest] for digest in wanted if digest not in known)
+    places = sorted(first.items(), key=lambda one: one[1].pushed or 0.0)
+    return tuple(Place(repository=change.repository, tag=change.tag, digest=digest) for digest, change in places)
 
 
 async def _let_go(connection: AsyncConnection, diff: Diff, stamp: float) -> tuple[Digest, ...]:

@@ -23,6 +23,8 @@ COMMANDS = {
     "plan": "Show what would be scanned, by which rule, and what it would cost.",
     "check": "Validate the configuration without contacting anything.",
     "status": "Show what the running sensor is doing.",
+    "pause": "Scan no new image of a registry until `resume`.",
+    "resume": "Scan the new images of a registry again.",
     "advisories": "Look after the advisory database: status, update, import.",
     "secret": "Keep credentials in the operating system's keyring: set, list, delete.",
     "demo": "Run everything on this machine, with no configuration.",

@@ -29,6 +29,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "status --config config.yaml --output json",
         "status --probe",
     ),
+    "pause": ("pause production --config config.yaml",),
+    "resume": ("resume production --config config.yaml",),
     "advisories": (
         "advisories import --demo",
         "advisories import /media/osv",

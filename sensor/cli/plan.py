@@ -1,18 +1,25 @@
-"""`plan`: the dry run. Lists a registry as the daemon would and shows, tag by tag, which rule decides; scans nothing."""
+"""`plan`: the dry run. Lists a registry as the daemon would and shows, tag by tag, which rule decides; scans nothing.
+
+What is new is told from the state that a sensor on this machine left, where there is one that can be read.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sensor.catalog.crawl import crawl
-from sensor.catalog.diff import Crawl
+from sensor.catalog.diff import Crawl, Snapshot, TagState
+from sensor.catalog.keep import UNDATED
+from sensor.catalog.select import Cause
+from sensor.catalog.snapshots import Snapshots
 from sensor.cli.connect import registry_named
-from sensor.cli.options import ConfigOption, OutputOption, load, show_warnings
+from sensor.cli.options import ConfigOption, OutputOption, load, show_warnings, state_directory
 from sensor.cli.output import (
     ExitCode,
     OutputFormat,
@@ -28,11 +35,12 @@ from sensor.cli.output import (
     show_table,
 )
 from sensor.config.schema import Config, Registry
-from sensor.errors import SensorError
+from sensor.errors import SensorError, StateError
 from sensor.model.digest import Digest
 from sensor.model.manifest import Index, Manifest, artifact_class, parse_platform, select_platform
 from sensor.registry.kinds import open_registry
 from sensor.registry.port import Registry as Client
+from sensor.storage import open_storage
 
 SizesOption = Annotated[
     bool,
@@ -46,6 +54,8 @@ SizesOption = Annotated[
 class _Plan:
     registry: Registry
     seen: Crawl
+    known: Snapshot | None
+    """What a sensor here knows of the registry; None where its state cannot be read."""
     layers: dict[Digest, int]
     """Layer digests of the selected images, with their compressed bytes; empty without --sizes."""
     classes: dict[Digest, str]
@@ -71,7 +81,8 @@ def plan(
     with reporting_errors(output):
         loaded = load(config, required=target is None)
         chosen = (registry_named(loaded.config, target, insecure=insecure),) if target else loaded.config.registries
-        plans = asyncio.run(_plan_all(loaded.config, chosen, sizes=sizes))
+        state = state_directory(loaded, None)
+        plans = asyncio.run(_plan_all(loaded.config, chosen, state, sizes=sizes))
     if output is OutputFormat.JSON:
         print_json([_document(entry) for entry in plans])
     else:
@@ -83,22 +94,40 @@ def plan(
         leave(ExitCode.FAILED)
 
 
-async def _plan_all(config: Config, registries: tuple[Registry, ...], *, sizes: bool) -> list[_Plan]:
+async def _plan_all(config: Config, registries: tuple[Registry, ...], state: Path, *, sizes: bool) -> list[_Plan]:
     plans = []
     for settings in registries:
+        known = await _known(state, settings.name)
         client = open_registry(settings, config.http)
         try:
-            seen = await crawl(client, settings)
+            seen = await crawl(client, settings, known=known)
             layers: dict[Digest, int] = {}
             classes: dict[Digest, str] = {}
             if sizes:
                 platform = config.platforms_of(settings)[0]
                 for repository, digest in _selected(seen):
                     classes[digest] = await _weigh(client, repository, digest, platform, layers)
-            plans.append(_Plan(registry=settings, seen=seen, layers=layers, classes=classes, requests=client.requests))
+            made = _Plan(
+                registry=settings, seen=seen, known=known, layers=layers, classes=classes, requests=client.requests
+            )
+            plans.append(made)
         finally:
             await client.close()
     return plans
+
+
+async def _known(directory: Path, registry: str) -> Snapshot | None:
+    """What a sensor here knows of a registry. A state that is broken or another user's is not this command's business."""
+    if not (directory / "state.db").exists():
+        return Snapshot()
+    try:
+        storage = await open_storage(directory, shared=True)
+        try:
+            return await Snapshots(storage).known(registry)
+        finally:
+            await storage.close()
+    except StateError:
+        return None
 
 
 def _selected(seen: Crawl) -> Iterator[tuple[str, Digest]]:
@@ -135,6 +164,8 @@ def _rows(entry: _Plan) -> Iterator[dict[str, object]]:
                 "tag": tag.tag,
                 "selected": tag.decision.selected,
                 "rule": tag.decision.rule,
+                "decidedBy": tag.decision.cause,
+                "pushed": tag.pushed,
                 "digest": tag.digest,
                 "error": tag.error,
             }
@@ -143,14 +174,46 @@ def _rows(entry: _Plan) -> Iterator[dict[str, object]]:
             yield row
 
 
+def _new(entry: _Plan) -> int | None:
+    """Selected images that no sweep has seen yet; None where that cannot be told."""
+    if entry.known is None:
+        return None
+    looked_at = {TagState.SELECTED, TagState.FAILED}
+    known = {tag.digest for tags in entry.known.tags.values() for tag in tags.values() if tag.state in looked_at}
+    return sum(digest not in known for _, digest in _selected(entry.seen))
+
+
+def _tag_sources(seen: Crawl) -> list[str]:
+    return sorted({repository.source for repository in seen.repositories if repository.source})
+
+
+def _notices(entry: _Plan) -> Iterator[str]:
+    """What nobody may have meant: `latest` that falls through the rules, ages that cannot be told."""
+    tags = [tag for repository in entry.seen.repositories for tag in repository.tags]
+    latest = [tag.decision.cause for tag in tags if tag.tag == "latest"]
+    if unnamed := latest.count(Cause.NO_RULE):
+        yield (
+            f"`latest` of {unnamed} repositories fits no rule, so it is not looked at: it is in no range of versions; "
+            "a rule of its own, {tags: latest}, names it"
+        )
+    if lost := latest.count(Cause.KEEP):
+        yield f"`latest` of {lost} repositories is not among what keep leaves; a rule of its own, with `keep: {{}}`, keeps it"
+    if undated := sum(tag.decision.selected and UNDATED in tag.decision.rule for tag in tags):
+        yield f"keep max_age does not apply to {undated} tags: the registry does not tell when they were pushed"
+
+
 def _document(entry: _Plan) -> dict[str, object]:
     return {
         "registry": entry.registry.name,
         "complete": entry.seen.complete,
+        "source": entry.seen.source,
+        "tagSources": _tag_sources(entry.seen),
+        "notices": list(_notices(entry)),
         "troubles": list(entry.seen.troubles()),
         "excludedRepositories": [{"repository": name, "rule": decision.rule} for name, decision in entry.seen.excluded],
         "tags": list(_rows(entry)),
         "images": sum(1 for _ in _selected(entry.seen)),
+        "imagesNew": _new(entry),
         "requests": entry.requests,
         "layers": len(entry.layers) or None,
         "layerBytes": sum(entry.layers.values()) or None,
@@ -172,8 +235,14 @@ def _show(entry: _Plan, *, sizes: bool) -> None:
         out.print(f"[dim]{clean(name)}: not listed, {clean(decision.rule)}[/]")
     for trouble in entry.seen.troubles():
         err.print(f"[yellow]not complete:[/] {clean(trouble)}")
-    images = sum(1 for _ in _selected(entry.seen))
-    cost = (
+    for notice in _notices(entry):
+        out.print(f"[yellow]note:[/] {clean(notice)}")
+    if entry.seen.source:
+        tags = ", ".join(_tag_sources(entry.seen))
+        out.print(clean(f"repositories listed by {entry.seen.source}" + (f", tags by {tags}" if tags else "")))
+    images, new = sum(1 for _ in _selected(entry.seen)), _new(entry)
+    cost = "" if new is None else f", {new} of them new"
+    cost += (
         f", {len(entry.layers)} layers, {show_bytes(sum(entry.layers.values()))} to read at the most" if sizes else ""
     )
     out.print(

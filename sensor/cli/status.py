@@ -88,6 +88,21 @@ def show(snapshot: Snapshot, now: datetime) -> None:
         out.print(f"advisories: {snapshot.advisories.records} records{age}")
     if snapshot.registries:
         show_table(_registries(snapshot, now))
+    for registry in snapshot.registries:
+        if registry.held:
+            again = f", looked at again {registry.held_until:%Y-%m-%d %H:%M}" if registry.held_until else ""
+            out.print(f"[yellow]held[/] {clean(registry.name)}: {clean(registry.held)}{again}")
+        elif registry.done_by is not None:
+            out.print(
+                f"{clean(registry.name)}: {registry.ledger.get('queued', 0)} images wait, {registry.scanned_last_hour} scanned "
+                f"in the last hour; done about {registry.done_by:%Y-%m-%d %H:%M} UTC at this pace"
+            )
+    _show_withheld(snapshot)
+    for quota in snapshot.quotas:
+        source = f" for {clean(quota.source)}" if quota.source else ""
+        out.print(
+            f"quota of {clean(quota.host)}{source}: {quota.remaining} of {quota.limit} left, {ago(now, quota.read)}"
+        )
     if snapshot.links:
         show_table(_links(snapshot, now))
     for image in snapshot.running:
@@ -98,6 +113,12 @@ def show(snapshot: Snapshot, now: datetime) -> None:
         out.print(f"[red]failed[/] {clean(failure.reference)}: {clean(failure.error)}{again}")
         if failure.advice:
             out.print(f"  [bold]try:[/] {clean(failure.advice)}")
+
+
+def _show_withheld(snapshot: Snapshot) -> None:
+    for registry in snapshot.registries:
+        for reason, tags in sorted(registry.withheld.items()):
+            out.print(f"[dim]skipped[/] {clean(registry.name)}: {tags} tags {clean(reason)}")
 
 
 def _registries(snapshot: Snapshot, now: datetime) -> Table:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
+from sensor.catalog.select import Selection
 from sensor.cli.connect import registry_named
 from sensor.cli.options import ConfigOption, OutputOption, load, show_warnings
 from sensor.cli.output import ExitCode, OutputFormat, clean, leave, out, print_json, reporting_errors
 from sensor.config.schema import Config, Registry
-from sensor.registry.check import Report, check_registry
-from sensor.registry.kinds import detect, find_kind, open_registry
-from sensor.transport import Retry
+from sensor.registry.check import Report, Step, check_connection, describe_report
+from sensor.registry.check_report import shown_time
 
-_IMPATIENT = Retry(attempts=2, first=0.5)
-"""Somebody waits: one more try tells a blip from a fault."""
-_MARKS = {"ok": "[green]ok[/]", "failed": "[red]failed[/]", "skipped": "[dim]skipped[/]"}
+_MARKS = {"ok": "[green]ok[/]     ", "failed": "[red]failed[/] ", "skipped": "[dim]skipped[/]"}
+_WORDS = {True: "yes", False: "no", None: "unknown"}
 
 
 def test(
@@ -31,75 +31,94 @@ def test(
         bool, typer.Option("--insecure", help="Allow plain HTTP, for an address that is not configured.")
     ] = False,
 ) -> None:
-    """Reach a registry, log in, list repositories and tags, and read a manifest and a layer's first byte, step by step.
+    """Reach a registry, log in, list repositories and tags, and read a manifest and a blob's first byte, step by step.
 
-    Reports reachable, authenticated and latencyMs. Exit status 3 when a sweep would not work.
+    Reports reachable, authenticated and latencyMs, what the credential may do, and the first thing to do. Exit status 3 when a sweep
+    would not work.
     """
     with reporting_errors(output):
         loaded = load(config, required=target is None)
-        chosen = (registry_named(loaded.config, target, insecure=insecure),) if target else loaded.config.registries
+        chosen = (_named(loaded.config, target, insecure=insecure),) if target else loaded.config.registries
         reports = asyncio.run(_check_all(loaded.config, chosen))
     if output is OutputFormat.JSON:
-        print_json([_document(registry, report) for registry, report in zip(chosen, reports, strict=True)])
+        print_json([describe_report(report) for report in reports])
     else:
         if target is None:
             show_warnings(loaded)
-        for registry, report in zip(chosen, reports, strict=True):
-            _show(registry, report)
+        for report in reports:
+            _show(report)
         if not chosen:
             out.print("no registries are configured")
     if not all(report.usable for report in reports):
         leave(ExitCode.FAILED)
 
 
+def _named(config: Config, target: str, *, insecure: bool) -> Registry:
+    """The registry that is meant. An address with http:// is tested even where that is not allowed: without a credential."""
+    plain = target.lower().startswith("http://") and not insecure
+    registry = registry_named(config, target, insecure=insecure or plain)
+    if plain and registry not in config.registries:
+        return registry.model_copy(update={"insecure": False})
+    return registry
+
+
 async def _check_all(config: Config, registries: tuple[Registry, ...]) -> list[Report]:
-    return [await _check(config, registry) for registry in registries]
+    return [await _check(config, settings) for settings in registries]
 
 
 async def _check(config: Config, settings: Registry) -> Report:
-    registry = open_registry(settings, config.http, retry=_IMPATIENT)
-    try:
-        return await check_registry(registry, next(iter(settings.repositories.names), None))
-    finally:
-        await registry.close()
+    selection = Selection(settings)
+    return await check_connection(settings, config.http, wanted=lambda name: selection.repository(name).selected)
 
 
-def _provider(registry: Registry) -> tuple[str, str]:
-    if registry.provider == "auto":
-        kind, reason = detect(registry.url)
-        return kind.name, reason
-    return find_kind(registry).name, "as configured"
-
-
-def _document(registry: Registry, report: Report) -> dict[str, object]:
-    provider, reason = _provider(registry)
-    return {
-        "registry": registry.name,
-        "url": registry.url,
-        "provider": provider,
-        "providerReason": reason,
-        "reachable": report.reachable,
-        "authenticated": report.authenticated,
-        "latencyMs": report.latency_ms,
-        "detail": report.detail,
-        "usable": report.usable,
-        "steps": [
-            {"name": step.name, "outcome": step.outcome, "detail": step.detail, "advice": step.advice}
-            for step in report.steps
-        ],
-    }
-
-
-def _show(registry: Registry, report: Report) -> None:
-    provider, reason = _provider(registry)
-    out.print(f"[bold]{clean(registry.name)}[/] {clean(registry.url)}: {provider} ({clean(reason)})")
-    for step in report.steps:
-        detail = f"  {clean(step.detail)}" if step.detail else ""
-        out.print(f"  {step.name:<9} {_MARKS[step.outcome]}{detail}")
-        if step.advice and step.outcome == "failed":
-            out.print(f"            [bold]try:[/] {clean(step.advice)}")
-    latency = "" if report.latency_ms is None else f", latencyMs {report.latency_ms:.0f}"
-    yes = {True: "yes", False: "no"}
+def _show(report: Report) -> None:
+    facts = "".join(f"; {name}: {value}" for name, value in report.facts.items())
     out.print(
-        f"  reachable {yes[report.reachable]}, authenticated {yes[report.authenticated]}{latency}: {clean(report.detail)}"
+        f"[bold]{clean(report.name)}[/] {clean(report.url)}: {clean(report.provider)} ({clean(report.provider_reason + facts)})"
     )
+    first = report.advice or next((notice.advice for notice in report.notices if notice.advice), "")
+    for name, step in _shown_steps(report.steps):
+        out.print(f"  {name:<9} {_MARKS[step.outcome]} {clean(step.detail)}".rstrip())
+        if step.advice and step.outcome == "failed" and step.advice != first:
+            out.print(f"                    [bold]try:[/] {clean(step.advice)}")
+    latency = "" if report.latency_ms is None else f", latencyMs {report.latency_ms:.0f}"
+    out.print(
+        f"  reachable {_WORDS[report.reachable]}, authenticated {_WORDS[report.authenticated]}{latency}: {clean(report.detail)}"
+    )
+    for name, text in _facts(report):
+        out.print(f"  {name:<9} {clean(text)}")
+    for notice in report.notices:
+        advice = f"; {notice.advice}" if notice.advice and notice.advice != first else ""
+        out.print(f"  [yellow]warning[/]   {clean(notice.message + advice)}")
+    if first:
+        out.print(f"  [bold]try:[/]      {clean(first)}")
+
+
+def _shown_steps(steps: tuple[Step, ...]) -> Iterator[tuple[str, Step]]:
+    """The steps by name; those at the end that were not reached for one reason share a line."""
+    rest = 0
+    while rest < len(steps) and steps[-1 - rest].outcome == "skipped" and steps[-1 - rest].detail == steps[-1].detail:
+        rest += 1
+    yield from ((step.name, step) for step in steps[: len(steps) - rest])
+    if rest:
+        yield ("the rest" if rest > 1 else steps[-1].name), steps[-1]
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    """What is worth a line of its own, where it is known."""
+    rights = f"can list {_WORDS[report.can_list]}, can pull {_WORDS[report.can_pull]}"
+    if report.reachable:
+        writes = f", may write {_WORDS[report.may_write]}" if report.access == "authenticated" else ""
+        yield "access", f"{report.access}; {rights}{writes}"
+    if report.method:
+        who = f", as {report.identity}" if report.identity else ""
+        expires = shown_time(report.credential_expires)
+        yield "login by", report.method + who + (f", until {expires}" if expires else "")
+    if report.source is not None and report.source.name:
+        reason = f" ({report.source.reason})" if report.source.reason else ""
+        yield "listing", f"{report.source.name}{reason}"
+    if report.quota is not None:
+        quota = report.quota
+        window = f" in {quota.window / 3600:g} h" if quota.window else ""
+        source = f", counted for {quota.source}" if quota.source else ""
+        yield "quota", f"{quota.remaining} of {quota.limit} left{window}{source}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from sensor.config.validate import KeyPath, Problem
+from sensor.config.problems import KeyPath, Problem
 
 _URL = ("HARBORGUARD_URL", "HG_DASHBOARD_URL")
 _KEY = ("HARBORGUARD_API_KEY", "HG_API_KEY")

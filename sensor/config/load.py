@@ -18,8 +18,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sensor.config.environment import complete
+from sensor.config.problems import KeyPath, Problem, show_path
 from sensor.config.schema import Config
-from sensor.config.validate import KeyPath, Problem, find_problems, show_path
+from sensor.config.validate import find_problems
 from sensor.errors import ConfigError
 from sensor.limits import MIB
 from sensor.secret import is_private_file
@@ -298,7 +299,14 @@ def _stand_in(path: KeyPath, number: int) -> Any:
     if isinstance(path[-1], int):
         return {"name": f"stand-in-{number}", "url": f"stand-in-{number}.invalid"}
     scheme = "https://" if path[0] == "control_plane" else ""
-    values = {"name": f"stand-in-{number}", "url": f"{scheme}stand-in-{number}.invalid", "api_key": {"env": "STAND_IN"}}
+    values = {
+        "name": f"stand-in-{number}",
+        "url": f"{scheme}stand-in-{number}.invalid",
+        "api_key": {"env": "STAND_IN"},
+        "app_id": "1",
+        "private_key": {"env": "STAND_IN"},
+        "command": "/bin/sh",
+    }
     return values.get(path[-1])
 
 

@@ -1,6 +1,6 @@
-"""How a pattern, a cron expression, a URL and a host are written. `check_...` answer with a complaint in words, or an empty string.
+"""How a pattern, a duration, a cron expression, a URL and a host are written. `check_...` answer with a complaint in words, or an empty string.
 
-Checks the notation only. What a pattern matches is decided in `catalog.select`, when a cron expression runs in `triggers.schedule`.
+Checks the notation only. What a pattern matches is decided in `catalog.globs`, when a cron expression runs in `triggers.schedule`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,14 @@ def check_glob(pattern: str) -> str:
                 return f"the range {low}-{high} is upside down"
         position = end + 1
     return ""
+
+
+def show_duration(seconds: float) -> str:
+    """A duration as the configuration would have it: `90d`, `15m`, `1.5s`."""
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
 
 
 _CRON = (

@@ -6,64 +6,12 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field
 
-from sensor.secret import FromEnv, FromFile, FromKeyring, InPlace, Secret, SecretSource
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-
-
-def parse_duration(value: object) -> float:
-    """Seconds from `90s`, `15m`, `6h`, `7d`, `2w`."""
-    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", value)):
-        return float(found[1]) * _UNITS[found[2]]
-    message = "expected a duration such as 30s, 15m, 6h, 7d"
-    raise ValueError(message)
-
-
-def parse_size(value: object) -> int:
-    """Bytes from an integer or from `512MiB`, `10GB`."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+)\s*([kmg]i?)?b?\s*", value.lower())):
-        return int(found[1]) * _SIZES[found[2] or ""]
-    message = "expected a size such as 512MiB or 10GB"
-    raise ValueError(message)
-
-
-def parse_secret_source(value: object) -> SecretSource:
-    """A literal, or one of `{keyring: NAME}`, `{env: NAME}`, `{file: PATH}`."""
-    if isinstance(value, (FromKeyring, FromEnv, FromFile, InPlace)):
-        return value
-    if isinstance(value, str) and value:
-        return InPlace(Secret(value))
-    if isinstance(value, dict) and len(value) == 1:
-        ((kind, name),) = value.items()
-        if isinstance(name, str) and name:
-            if kind == "keyring":
-                return FromKeyring(name)
-            if kind == "env":
-                return FromEnv(name)
-            if kind == "file":
-                return FromFile(name)
-    # the value itself must not appear in the message: it may be the secret
-    message = "expected {keyring: NAME}, {env: NAME} or {file: PATH}"
-    raise ValueError(message)
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Size = Annotated[int, BeforeValidator(parse_size)]
-SecretField = Annotated[Any, AfterValidator(parse_secret_source)]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+from sensor.config.fields import Duration, SecretField, Section, Share, Size
+from sensor.config.logins import Api, Aws, Azure, CredentialPlugin, DockerConfig, Gcp, GithubApp
 
 
 class Connection(Section):
@@ -123,6 +71,43 @@ class Repositories(Globs):
 
     names: tuple[str, ...] = ()
     """Repositories to look at where the registry cannot be listed; globs still apply."""
+    namespaces: tuple[str, ...] = ()
+    """What the provider keeps repositories in: Docker Hub and Quay namespaces, GitHub owners, GitLab groups or projects, Harbor projects,
+    Google projects, Artifactory and Nexus repositories. Empty: all that the credential shows, or those that the patterns name."""
+
+
+class Keep(Section):
+    """How many of the selected tags of one repository are looked at."""
+
+    last: int = Field(default=0, ge=0)
+    """The newest so many images; 0: all. Tags on one digest count once where the registry tells digests along with tags."""
+    max_age: Duration | None = None
+    """Only tags pushed since. Where the registry does not tell when, this does not apply, and `plan` says so."""
+    order: Literal["pushed", "version"] = "pushed"
+    """What newest means; without push dates it is the version in either case. Never costs a request a tag."""
+
+
+class Rule(Section):
+    """One line of an ordered list: the first whose repository and tag patterns match decides about a tag."""
+
+    repositories: str = "*"
+    """Pattern of the repositories that it speaks about."""
+    tags: str = ""
+    """Pattern of tags, as in `tags.include`."""
+    regex: str = ""
+    """Regular expression that the whole tag matches; RE2's syntax, without look-around and back-references."""
+    semver: str = ""
+    """Range of versions, for example `>=1.2 <3 || ^4`; a leading v is allowed, `latest` is in no range."""
+    action: Literal["include", "exclude"] = "include"
+    keep: Keep | None = None
+    """For the tags that this rule includes, instead of the registry's `keep`."""
+
+
+class Quota(Section):
+    """How a registry's pull quota is shared with everybody else behind the same address or account."""
+
+    leave: Share = 0.5
+    """Share of the quota that is left to others; nothing is pulled while less remains. Looking for changes costs no quota."""
 
 
 class Every(Section):
@@ -146,29 +131,45 @@ class Registry(Connection):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     """Short name for logs, `test`, `plan` and `status`."""
     url: str
-    """host[:port], or with http:// or https://; or oci:/path for an OCI image layout on disk."""
-    provider: Literal["auto", "distribution", "layout"] = "auto"
+    """host[:port], or with http:// or https://, with a path where the provider has one; oci:/path for an OCI image layout on disk,
+    archive:/path for image archives."""
+    provider: Literal[
+        "auto", "dockerhub", "ecr", "gar", "acr", "ghcr", "gitlab", "harbor", "artifactory", "quay", "nexus", "distribution", "layout",
+        "archive",
+    ] = "auto"  # fmt: skip
+    auth: Literal["auto", "anonymous", "aws", "gcp", "azure"] = "auto"
+    """auto: the credential below; without one the machine's identity on clouds that have one, else anonymous."""
     username: str = ""
     password: SecretField = None
     token: SecretField = None
     """A bearer token that is sent as it is, instead of user name and password."""
+    aws: Aws = Aws()
+    gcp: Gcp = Gcp()
+    azure: Azure = Azure()
+    github_app: GithubApp | None = None
+    docker_config: DockerConfig | None = None
+    plugin: CredentialPlugin | None = None
+    api: Api = Api()
     insecure: bool = False
     """Allow plain HTTP. Refused for https:// URLs."""
     trusted_realms: tuple[str, ...] = ()
     """Hosts besides the registry's own to which its credential may be sent for a token."""
     repositories: Repositories = Repositories()
     tags: Globs = Globs()
+    rules: tuple[Rule, ...] = ()
+    """Finer than patterns: where there are rules, a tag that passes the patterns also needs a rule that includes it."""
+    keep: Keep = Keep()
+    materialize: bool = False
+    """Also look at what a proxy or virtual repository would have to fetch from its upstream first."""
+    quota: Quota = Quota()
+    max_new_per_day: int = Field(default=0, ge=0)
+    """New images scanned in 24 hours, the newest first; 0: no bound. Pushed and requested images are not counted."""
+    windows: tuple[str, ...] = ()
+    """When new images are scanned: `22:00-06:00`, `sat-sun`, `mon-fri 20:00-07:00` in the machine's time zone. Empty: always."""
     schedule: Schedule = "daily"
     platforms: tuple[str, ...] = ()
     """Empty: the top-level `platforms`."""
     control_plane: RegistryControlPlane | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty_secrets(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: v for k, v in value.items() if not (k in {"password", "token"} and v is None)}
-        return value
 
 
 class Concurrency(Section):
@@ -186,6 +187,8 @@ class LimitSettings(Section):
     layer_bytes: Size = 64 * 2**30
     layer_entries: int = Field(default=3_000_000, ge=1000)
     spool_bytes: Size = 512 * 2**20
+    bandwidth: Size = 0
+    """Bytes of layers a second, over all registries; 0: no bound."""
     idle_timeout: Duration = 60.0
 
 

@@ -35,10 +35,11 @@ from sensor.control_plane.errors import (
 )
 from sensor.control_plane.links import Link
 from sensor.errors import ConfigError, ControlPlaneError, DataError, NetworkError, SecretError
+from sensor.failures import was_never_sent
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.route import retry_after
 from sensor.secret import describe_source, read_secret
-from sensor.transport import NO_RETRY, Reply, Transport, was_never_sent
+from sensor.transport import NO_RETRY, Reply, Transport
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_ERROR_SENT = 16_384

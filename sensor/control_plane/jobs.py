@@ -18,7 +18,7 @@ NATIVE_SCANNERS = frozenset({"harborguard-sensor", "trivy", "grype", "osv", "syf
 FOREIGN_SCANNERS = frozenset({"dockle", "dive"})
 """Scanners that a dashboard may ask for and this sensor does not replace."""
 
-_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _COLON_DIGEST = re.compile(r":(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")
 _SCHEME = re.compile(r"^https?://", re.IGNORECASE)
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from sensor.catalog.ledgers import Ledgers
 from sensor.catalog.snapshots import Snapshots
 from sensor.config.schema import Config
 from sensor.control_plane.client import ControlPlaneClient, transport_for
@@ -23,6 +24,7 @@ from sensor.status import StatusBoard
 from sensor.triggers.jobs import JobPoller
 from sensor.triggers.schedule import Schedules
 from sensor.version import VERSION
+from sensor.work.intake import Intake
 from sensor.work.queue import TableQueue
 
 
@@ -85,8 +87,10 @@ async def build_app(
             storage=engine.storage,
             queue=queue,
             snapshots=snapshots,
+            ledgers=Ledgers(snapshots=snapshots, publish=publish),
             judge=engine.judge,
             sites=engine.sites,
+            intake=Intake(storage=engine.storage, clock=clock, directory=Path(config.state.directory)),
             filled=deliverer.wake,
         )
         agents: dict[str, str] = {}

@@ -15,12 +15,13 @@ from sensor.advisories.database import database_path
 from sensor.advisories.shelf import AdvisoryShelf
 from sensor.config.schema import Config, LimitSettings
 from sensor.daemon.sites import ConfiguredSites
-from sensor.events import Publish
+from sensor.events import Publish, QuotaChanged
 from sensor.inventory.images import ImageStore
 from sensor.inventory.layers import Layers, LayerStore
 from sensor.inventory.reader import read_layer
 from sensor.judge import Judge
 from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.pacing import Bandwidth, Budgets, Quota
 from sensor.scan.packages import ECOSYSTEMS
 from sensor.scan.stream import catalogers_key
 from sensor.storage import Storage, open_storage
@@ -68,7 +69,22 @@ async def build_engine(
         shelf = AdvisoryShelf(database_path(directory))
         stack.push_async_callback(shelf.close)
         await shelf.refresh()
-        sites = ConfiguredSites(config=config, limits=limits, advisories=lambda: shelf.label)
+
+        def told(host: str, quota: Quota) -> None:
+            publish(
+                QuotaChanged(
+                    at=clock(),
+                    host=host,
+                    limit=quota.limit,
+                    remaining=quota.remaining,
+                    window_seconds=quota.window,
+                    source=quota.source,
+                )
+            )
+
+        sites = ConfiguredSites(
+            config=config, limits=limits, advisories=lambda: shelf.label, budgets=Budgets(told=told)
+        )
         stack.push_async_callback(sites.close)
         layers = Layers(
             LayerStore(storage, clock),
@@ -78,6 +94,7 @@ async def build_engine(
             limits=limits,
             clock=clock,
             concurrency=config.concurrency.layers,
+            bandwidth=Bandwidth(config.limits.bandwidth),
         )
         judge = Judge(layers=layers, images=ImageStore(storage, clock), advisories=shelf, publish=publish, clock=clock)
         yield Engine(storage=storage, sites=sites, shelf=shelf, judge=judge)

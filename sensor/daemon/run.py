@@ -39,6 +39,7 @@ from sensor.work.queue import Item
 DRAIN_SECONDS = 30.0
 """How long running work may go on after a stop was asked for; what is not done then is taken up again at the next start."""
 _ADVISORY_LOOK_SECONDS = 15.0
+_LEDGER_SECONDS = 10.0
 _EXTEND_SECONDS = 60.0
 _IDLE_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 3600.0
@@ -126,6 +127,7 @@ class Daemon:
             loops.append((f"jobs {parts.link.name}", parts.poller.run(parts.keeper)))
         loops.append(("delivery", app.deliverer.run()))
         loops.append(("leases", self._keep_leases()))
+        loops.append(("ledgers", self._tell_ledgers()))
         loops.append(("stale", put_stale(app)))
         loops.append(("advisories", self._watch_advisories()))
         loops.append(("housekeeping", self._keep_house()))
@@ -230,6 +232,15 @@ class Daemon:
                     await self._app.queue.extend(item)
                 except StateError as error:
                     log.warning("lease not renewed", key=item.key, error=error.message, advice=error.advice)
+
+    async def _tell_ledgers(self) -> None:
+        """Tell what was too dear to count after every image."""
+        while True:
+            await self._sleep(_LEDGER_SECONDS)
+            try:
+                await self._app.pipeline.ledgers.catch_up()
+            except StateError as error:
+                log.warning("ledger not counted", error=error.message, advice=error.advice)
 
     async def _do(self, item: Item) -> None:
         pipeline = self._app.pipeline

@@ -34,8 +34,8 @@ async def settle(app: App, name: str) -> None:
         for place in (await snapshots.places(name, standing.digest))[:1]
     ]
     async with app.engine.storage.transaction() as connection:
-        for place in queued:
-            await app.queue.put(_scan_request(name, place), Lane.NEW, connection=connection)
+        waiting = (_scan_request(name, place) for place in queued)
+        await app.queue.put_all(waiting, Lane.NEW, connection=connection)
         for standing, place in failed:
             # what has no next try may be readable for this version of the sensor
             lane = Lane.AGAIN if standing.next_try is None else Lane.NEW

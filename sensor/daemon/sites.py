@@ -16,8 +16,10 @@ from sensor.errors import ConfigError
 from sensor.limits import Limits
 from sensor.model.manifest import Platform, parse_platform
 from sensor.model.reference import Reference
+from sensor.pacing import Budgets
 from sensor.registry.kinds import open_registry
 from sensor.registry.port import Registry as Client
+from sensor.registry.port import covers
 from sensor.version import VERSION
 
 _MOST_ANONYMOUS = 64
@@ -34,6 +36,8 @@ class ConfiguredSites:
     """Agent id of each link, as the control planes gave them."""
     advisories: Callable[[], str] = lambda: ""
     """Which advisories are in force: every result names them and their age."""
+    budgets: Budgets = field(default_factory=Budgets)
+    """What is asked of each host, over all registries."""
     links: tuple[Link, ...] = ()
     """The links over which registries report now. Their connections are made at the start: a new link is served after a restart."""
     _former: dict[str, Link] = field(default_factory=dict)
@@ -65,25 +69,29 @@ class ConfiguredSites:
     async def registry_for(self, reference: Reference, link: str) -> tuple[Registry, Client]:
         """The registry that serves a reference of a job: one that reports over the job's link.
 
-        Over the default link, a host that is not configured at all is asked without credentials. No link reaches a registry of another link:
-        the two may belong to different organisations.
+        Several may share a host: the one with the narrowest namespace that holds the repository has the credential for it. Over the default
+        link, a host that is not configured at all is asked without credentials. No link reaches a registry of another link: the two may belong
+        to different organisations.
 
         Raises:
-            ConfigError: no registry of the link has that host, and the link may not go elsewhere.
+            ConfigError: no registry of the link has that host and repository, and the link may not go elsewhere.
         """
         named = [
             settings
             for settings in self.config.registries
             if _same_host(self._client(settings).host, reference.registry)
         ]
-        for settings in named:
+        for settings in sorted(named, key=lambda one: -len(self._client(one).namespace)):
+            if not covers(self._client(settings).namespace, reference.repository):
+                continue
             reports = self.link_for(settings.name)
             if reports is not None and reports.name == link:
                 return settings, self._client(settings)
         found = self._link(link)
         if named or found is None or not found.is_default:
             mine = ", ".join(found.registries) if found is not None else ""
-            message = f"{reference.registry} is not one of this link's registries ({mine or 'it has none'})"
+            what = f"{reference.registry}/{reference.repository}" if named else reference.registry
+            message = f"{what} is not one of this link's registries ({mine or 'it has none'})"
             raise ConfigError(message, "add the registry to the sensor's configuration, under this control plane")
         anonymous = Registry(name="anonymous", url=f"https://{reference.registry}")
         return anonymous, await self._anonymous_client(anonymous, reference.registry.lower())
@@ -157,6 +165,7 @@ class ConfiguredSites:
             self.config.http,
             self.limits,
             connections_per_host=self.config.concurrency.connections_per_host,
+            budgets=self.budgets,
         )
 
 
@@ -183,7 +192,7 @@ def changes_between(before: Config, after: Config) -> tuple[str, ...]:
     return tuple(found)
 
 
-_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 
 
 def _same_host(first: str, second: str) -> bool:

@@ -58,6 +58,7 @@ class _SnapshotCollector(Collector):
                 value=newest.timestamp(),
             )
         yield from _registry_metrics(state)
+        yield from _quota_metrics(state)
         yield from _link_metrics(state)
 
 
@@ -76,14 +77,27 @@ def _registry_metrics(state: Snapshot) -> Iterable[Metric]:
     requests = GaugeMetricFamily(
         "harborguard_sensor_sweep_requests", "Requests that the last sweep cost", labels=["registry"]
     )
+    held = GaugeMetricFamily(
+        "harborguard_sensor_intake_held", "1 while no new image of the registry is scanned", labels=["registry"]
+    )
     for registry in state.registries:
+        held.add_metric([registry.name], float(bool(registry.held)))
         for name, count in sorted(registry.ledger.items()):
             ledger.add_metric([registry.name, name], count)
         if registry.last_sweep is not None:
             sweep.add_metric([registry.name], registry.last_sweep.timestamp())
             complete.add_metric([registry.name], float(registry.complete))
             requests.add_metric([registry.name], registry.requests)
-    return ledger, sweep, complete, requests
+    return ledger, sweep, complete, requests, held
+
+
+def _quota_metrics(state: Snapshot) -> Iterable[Metric]:
+    limit = GaugeMetricFamily("harborguard_sensor_quota_limit", "Requests or pulls that a host allows", labels=["host"])
+    remaining = GaugeMetricFamily("harborguard_sensor_quota_remaining", "What is left of them", labels=["host"])
+    for quota in state.quotas:
+        limit.add_metric([quota.host], quota.limit)
+        remaining.add_metric([quota.host], quota.remaining)
+    return limit, remaining
 
 
 def _link_metrics(state: Snapshot) -> Iterable[Metric]:

@@ -26,6 +26,7 @@ from sensor.limits import Limits
 from sensor.model.digest import Digest
 from sensor.model.manifest import Descriptor
 from sensor.model.package import Gap, LayerInventory
+from sensor.pacing import Bandwidth
 from sensor.registry.port import Registry
 from sensor.scan.child import LayerReading
 from sensor.storage import METADATA, Storage
@@ -182,6 +183,7 @@ class Layers:
         concurrency: int = 2,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         lease: timedelta = LEASE,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self.store = store
         self.catalogers = catalogers
@@ -192,6 +194,7 @@ class Layers:
         self._clock = clock
         self._pause = pause
         self._lease = lease
+        self._line = bandwidth or Bandwidth(0)
         self._owner = uuid.uuid4().hex
         self._streams = asyncio.Semaphore(concurrency)
         self._turns: dict[Digest, _Turn] = {}
@@ -263,13 +266,15 @@ class Layers:
         return reading.inventory
 
     async def _renewing(self, digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Keep the lease while bytes arrive: a large layer on a slow line takes longer than any lease."""
+        """Keep the lease while bytes arrive, however slow the line, and keep to the bandwidth that the operator allows."""
         renew_at = self._clock() + self._lease / 3
         async for chunk in chunks:
             if self._clock() >= renew_at:
                 async with self._storage.transaction() as connection:
                     await self.store.claim(connection, digest, self._owner, self._lease)
                 renew_at = self._clock() + self._lease / 3
+            if (wait := self._line.take(len(chunk))) > 0:
+                await self._pause(wait)
             yield chunk
 
     @contextlib.asynccontextmanager

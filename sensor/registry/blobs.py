@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from sensor.errors import DataError, NetworkError, SensorError
 from sensor.registry.errors import shown_url
-from sensor.registry.session import Session, reply_error
+from sensor.registry.session import Session
 from sensor.transport import Reply, Streamed
 
 _MOST_STALLS = 5
@@ -46,7 +46,7 @@ async def stream_blob(
                 elif answer.status == 416 and done:
                     ranges = False  # from the front again
                 else:
-                    failure = _failure(answer, url)
+                    failure = await _failure(session, answer, url, scope)
         except NetworkError as error:
             if not error.retryable:
                 raise
@@ -80,12 +80,12 @@ async def _from_offset(answer: Streamed, offset: int, size: int) -> AsyncIterato
             skip = 0
 
 
-def _failure(answer: Reply, url: str) -> SensorError:
+async def _failure(session: Session, answer: Reply, url: str, scope: str) -> SensorError:
     """The error of an answer that is worth another attempt; raises that of any other.
 
     A 403 from elsewhere is a signed URL that has expired meanwhile: the registry gives a new one.
     """
-    error = reply_error("GET", answer)
+    error = await session.error("GET", answer, scope)
     if error.retryable or (answer.status == 403 and answer.url != url):
         return error
     raise error

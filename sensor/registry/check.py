@@ -1,176 +1,152 @@
-"""Test Connection: one step after the other, each with what came of it and what to do.
+"""Test Connection: what the command `test`, and the console's wizard, ask of a configured registry.
 
-The three values that HarborGuard's wizard shows (reachable, authenticated, latencyMs) and its two promised phrases come from `ping`; the
-steps after it answer the question that matters more: would a sweep find and read anything with this credential?
+`check_connection` finds out which provider it is, opens it, and walks through `check_steps`; `describe_report` makes a document of what came
+of it. Plain HTTP that was not allowed is looked at without a credential, so that the operator learns what to set.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
 
-from sensor.errors import NetworkError, RegistryError, SensorError
-from sensor.model.manifest import Descriptor, Index, Manifest, is_attestation
+from sensor.config.schema import Http
+from sensor.config.schema import Registry as Settings
+from sensor.errors import ConfigError
+from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.registry.check_findings import problem_of
+from sensor.registry.check_reading import Sample
+from sensor.registry.check_report import STEPS, Guess, Notice, Report, Step, describe_report
+from sensor.registry.check_steps import check_registry
+from sensor.registry.client import RegistryClient
+from sensor.registry.credentials import Anonymous
+from sensor.registry.kinds import KINDS, detect, find_kind, open_registry
+from sensor.registry.kinds.kind import Detection, Opening, RegistryKind
 from sensor.registry.port import Registry
-from sensor.tls import NotTls, TlsOnly, Untrusted
-from sensor.transport import Unresolved
+from sensor.registry.session import Session, Terms, parse_address
+from sensor.transport import Reply, Retry, Transport
 
-Outcome = Literal["ok", "failed", "skipped"]
-STEPS = ("resolve", "connect", "tls", "ping", "login", "catalog", "tags", "manifest", "blob")
-"""In order: the name, a connection, the certificate, `GET /v2/`, the credential, repositories, tags, a manifest, a blob."""
+__all__ = ["Notice", "Report", "Sample", "Step", "check_connection", "check_registry", "describe_report"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One step and its outcome. A step is skipped when an earlier one has failed or when there is nothing to try it on."""
-
-    name: str
-    outcome: Outcome
-    detail: str = ""
-    advice: str = ""
+_PAGES = 5
+"""Pages of a listing that are asked for: enough to find something to read, and an idea of how much there is."""
+_IMPATIENT = Retry(attempts=2, first=0.5, most=5.0)
+"""Somebody waits: one more try tells a blip from a fault, and a long pause is reported instead of slept through."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What Test Connection found out."""
+async def check_connection(
+    settings: Settings,
+    http: Http | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    wanted: Callable[[str], bool] = lambda _repository: True,
+    retry: Retry = _IMPATIENT,
+) -> Report:
+    """Reach a registry, log in, list, and read one manifest and the start of one blob.
 
-    reachable: bool
-    authenticated: bool
-    latency_ms: float | None
-    detail: str
-    """`reachable but unauthenticated`, `authentication failed`, or how it went, with the reason behind it."""
-    steps: tuple[Step, ...]
-
-    @property
-    def usable(self) -> bool:
-        """Whether a sweep would work. A catalogue that cannot be listed is no obstacle when a named repository could be read."""
-        failed = {step.name for step in self.steps if step.outcome == "failed"}
-        read = any(step.name == "tags" and step.outcome == "ok" for step in self.steps)
-        return self.reachable and self.authenticated and not (failed - ({"catalog"} if read else set()))
-
-
-@dataclass(slots=True)
-class _Progress:
-    steps: list[Step] = field(default_factory=list)
-
-    def ok(self, name: str, detail: str = "") -> None:
-        self.steps.append(Step(name=name, outcome="ok", detail=detail))
-
-    def failed(self, name: str, error: SensorError) -> None:
-        self.steps.append(Step(name=name, outcome="failed", detail=error.message, advice=error.advice))
-
-    def skipped(self, name: str, detail: str) -> None:
-        self.steps.append(Step(name=name, outcome="skipped", detail=detail))
-
-    def finish(self, reason: str) -> tuple[Step, ...]:
-        """All steps in order; those that were not reached are skipped with the reason."""
-        done = {step.name: step for step in self.steps}
-        return tuple(done.get(name) or Step(name=name, outcome="skipped", detail=reason) for name in STEPS)
-
-
-async def check_registry(registry: Registry, sample_repository: str | None = None) -> Report:
-    """Try everything a sweep does, on one repository. Never raises for what is wrong with the registry: it reports.
-
-    `sample_repository` is one that the configuration names; without it the first of the catalogue is taken.
+    `wanted` says whether a sweep would look at a repository; one of those is tried. Never raises for what is wrong with the registry or its
+    settings: it reports.
     """
-    progress = _Progress()
+    http = http or Http()
+    limits = replace(limits, pages=min(limits.pages, _PAGES))
     try:
-        ping = await registry.ping()
-    except SensorError as error:
-        _explain_connection(progress, error)
-        reachable = isinstance(error, RegistryError)
-        detail = str(error)
-        steps = progress.finish("not reached")
-        return Report(reachable=reachable, authenticated=False, latency_ms=None, detail=detail, steps=steps)
-    progress.ok("resolve")
-    progress.ok("connect")
-    if ping.scheme == "https":
-        progress.ok("tls")
-    else:
-        progress.skipped("tls", "plain HTTP" if ping.scheme == "http" else "not over the network")
-    progress.ok("ping", f"{ping.latency_ms:.0f} ms")
-    if ping.authenticated:
-        progress.ok("login", ping.detail)
-    else:
-        progress.steps.append(Step(name="login", outcome="failed", detail=ping.detail))
-    reason = await _check_reading(registry, sample_repository, progress) if ping.authenticated else "not logged in"
+        kind = find_kind(settings)
+    except ConfigError as error:
+        return _named(_unopened(error), settings, None)
+    opening = Opening(settings=settings, http=http, limits=limits, retry=retry)
+    if settings.url.strip().lower().startswith("http://") and not settings.insecure:
+        return _named(await _check_in_the_clear(opening), settings, kind)
+    try:
+        registry = open_registry(settings, http, limits, retry=retry)
+    except ConfigError as error:
+        return _named(_unopened(error), settings, kind)
+
+    def stranger() -> Registry:
+        return open_registry(_without_credential(settings), http, limits, retry=retry)
+
+    try:
+        sample = Sample(names=settings.repositories.names, wanted=wanted)
+        report = await check_registry(registry, sample, stranger=stranger)
+        base = registry.session.base if isinstance(registry, RegistryClient) else None
+    finally:
+        await registry.close()
+    if report.problem == "not_tls" and "://" not in settings.url:
+        plain = await _check_in_the_clear(opening)
+        report = plain if plain.reachable else report
+    return _named(report, settings, kind, base)
+
+
+def _without_credential(settings: Settings) -> Settings:
+    """The same registry for somebody whom nobody knows."""
+    nothing = {
+        "username": "",
+        "password": None,
+        "token": None,
+        "docker_config": None,
+        "plugin": None,
+        "github_app": None,
+    }
+    return settings.model_copy(update={**nothing, "auth": "anonymous"})
+
+
+async def _check_in_the_clear(opening: Opening) -> Report:
+    """A registry that speaks plain HTTP, which its settings do not allow: `GET /v2/`, and nothing secret is even read."""
+    try:
+        address = replace(parse_address(opening.settings.url), scheme="http")
+    except ConfigError as error:
+        return _unopened(error)
+    transport = Transport(opening.route, limits=opening.limits, retry=opening.retry)
+    client = RegistryClient(Session(address, transport, Anonymous(), terms=Terms(insecure=True), limits=opening.limits))
+    try:
+        return await check_registry(client, bare=True)
+    finally:
+        await client.close()
+
+
+def _unopened(error: ConfigError) -> Report:
+    """The settings are wrong: nothing was tried."""
+    steps = tuple(Step(name=name, outcome="skipped", detail="nothing was tried") for name in STEPS)
     return Report(
-        reachable=ping.reachable,
-        authenticated=ping.authenticated,
-        latency_ms=round(ping.latency_ms, 1),
-        detail=ping.detail,
-        steps=progress.finish(reason),
+        reachable=False,
+        authenticated=False,
+        access="none",
+        detail=error.message,
+        problem=problem_of(error),
+        advice=error.advice,
+        steps=steps,
     )
 
 
-def _explain_connection(progress: _Progress, error: SensorError) -> None:
-    """Put a failed ping down to the step it failed in."""
-    if isinstance(error, Unresolved):
-        progress.failed("resolve", error)
-        return
-    if isinstance(error, NetworkError) and not isinstance(error, (Untrusted, NotTls, TlsOnly)):
-        progress.failed("connect", error)
-        return
-    progress.ok("resolve")
-    progress.ok("connect")
-    progress.failed("tls" if isinstance(error, NetworkError) else "ping", error)
-
-
-async def _check_reading(registry: Registry, sample: str | None, progress: _Progress) -> str:
-    """Catalogue, tags, manifest, blob. Returns why the steps that were not reached are skipped."""
-    try:
-        listing = await registry.repositories()
-        found = f"{len(listing.names)} repositories" + ("" if listing.complete else f" (partial: {listing.reason})")
-        progress.ok("catalog", found)
-        sample = sample or next(iter(listing.names), None)
-    except SensorError as error:
-        progress.failed("catalog", error)
-    if sample is None:
-        return "no repository to try"
-    name = "tags"
-    try:
-        tags = await registry.tags(sample)
-        progress.ok("tags", f"{sample}: {len(tags.names)} tags")
-        if not tags.names:
-            return f"{sample} has no tags"
-        name = "manifest"
-        manifest, shown = await _some_manifest(registry, sample, tags.names[-1])
-        progress.ok("manifest", shown)
-        if manifest is None:
-            return "an empty index"
-        name = "blob"
-        await _touch_blob(registry, sample, manifest.config)
-        progress.ok("blob", str(manifest.config.digest))
-    except SensorError as error:
-        progress.failed(name, error)
-    return "an earlier step failed"
-
-
-async def _some_manifest(registry: Registry, repository: str, tag: str) -> tuple[Manifest | None, str]:
-    """The manifest behind a tag; of an index, that of its first image."""
-    fetched = await registry.manifest(repository, tag)
-    shown = f"{repository}:{tag} is {fetched.digest}"
-    for _ in range(2):
-        if isinstance(fetched.document, Manifest):
-            return fetched.document, shown
-        child = _first_image(fetched.document)
-        if child is None:
-            return None, shown
-        fetched = await registry.manifest(repository, child.digest)
-    return (fetched.document if isinstance(fetched.document, Manifest) else None), shown
-
-
-def _first_image(index: Index) -> Descriptor | None:
-    return next((child for child in index.manifests if not is_attestation(child)), None)
-
-
-async def _touch_blob(registry: Registry, repository: str, descriptor: Descriptor) -> None:
-    """Read the start of a blob, which takes every redirect that a layer would take."""
-    chunks = registry.blob(repository, descriptor)
-    if isinstance(chunks, AsyncGenerator):
-        async with contextlib.aclosing(chunks):
-            await anext(chunks, b"")
+def _named(report: Report, settings: Settings, kind: RegistryKind | None, base: Reply | None = None) -> Report:
+    """The report with what is known about the registry beforehand, and with a guess where its answer is another provider's."""
+    if settings.provider == "auto":
+        found: Detection | None = detect(settings.url)[1]
+        reason = found.reason if found else ""
     else:
-        await anext(chunks, b"")
+        found = kind.detect(settings.url) if kind else None
+        reason = "as configured"
+    guess = _guess(kind, base) if kind is not None and base is not None else None
+    notices = report.notices
+    if guess is not None:
+        message = f"this looks like {guess.title} ({guess.reason})"
+        notices = (Notice(code="provider", message=message, advice=f"set provider: {guess.provider}"), *notices)
+    return replace(
+        report,
+        name=settings.name,
+        url=settings.url,
+        provider=kind.name if kind else settings.provider,
+        provider_title=kind.title if kind else "",
+        provider_reason=reason,
+        facts=dict(found.facts) if found else {},
+        looks_like=guess,
+        notices=notices,
+    )
+
+
+def _guess(kind: RegistryKind, base: Reply) -> Guess | None:
+    """Another provider that recognises its own answer, unless the one in use does too."""
+    if kind.recognise(base):
+        return None
+    for other in KINDS:
+        if other is not kind and (reason := other.recognise(base)):
+            return Guess(provider=other.name, title=other.title, reason=reason)
+    return None

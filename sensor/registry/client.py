@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
 
 from sensor.errors import DataError, RegistryError, SensorError
 from sensor.limits import MIB
@@ -23,25 +23,31 @@ from sensor.model.manifest import (
     parse_manifest,
 )
 from sensor.model.reference import is_repository, is_tag
+from sensor.pacing import Rate
 from sensor.registry.blobs import stream_blob
 from sensor.registry.errors import (
     CannotEnumerate,
     NotARegistry,
     RegistryForbidden,
     RegistryNotFound,
+    RegistryRateLimited,
     RegistryUnauthorized,
     UnexpectedAnswer,
     error_codes,
     is_html,
     shown_url,
 )
-from sensor.registry.pages import Paging, parse_page, repository_paging, tag_paging
-from sensor.registry.port import FetchedManifest, Listing, ManifestHead, Ping
-from sensor.registry.session import Session, reply_error
+from sensor.registry.login import Basic, Credential
+from sensor.registry.native import Native
+from sensor.registry.pages import Paging, next_link, parse_page, repository_paging, tag_paging
+from sensor.registry.port import FetchedManifest, Listing, ManifestHead, Method, Ping, Standing
+from sensor.registry.session import Session
 from sensor.transport import Reply
 
 _CATALOG_IDLE_SECONDS = 600.0
 """distribution walks its storage for `_catalog`: minutes on an object store."""
+_QUOTA_PAUSE = 1800.0
+"""Seconds until a spent quota is looked at again; it comes back little by little over its window."""
 _GENERIC_TYPES = frozenset({"", "application/json", "text/plain", "application/octet-stream"})
 
 
@@ -49,30 +55,59 @@ _GENERIC_TYPES = frozenset({"", "application/json", "text/plain", "application/o
 class Quirks:
     """Where a provider differs from the plain protocol without needing code of its own."""
 
+    catalog: bool = True
+    """Whether `_catalog` is of any use there."""
     catalog_page: int = 1000
     """`n` of the first `_catalog` request; distribution refuses more. 0 sends none."""
     tags_page: int = 1000
     catalog_scope: str = "registry:catalog:*"
     pull_actions: str = "pull"
-    list_repositories: Callable[[RegistryClient], Awaitable[Listing]] | None = None
-    """A provider's own listing, instead of `_catalog`."""
-    list_tags: Callable[[RegistryClient, str], Awaitable[Listing]] | None = None
-    """A provider's own tag listing, with digests, instead of `tags/list`."""
-    headers: tuple[tuple[str, str], ...] = field(default=())
+    scope_name: Callable[[str], str] = lambda repository: repository
+    """The repository as the token service calls it (Artifactory leaves its own key out)."""
+    path_name: Callable[[str], str] = lambda repository: repository
+    """The repository as the registry's paths call it (Docker Hub: library/nginx for nginx)."""
+    next_page: Callable[[str, str], str] = lambda _url, target: target
+    """Mends the target of a Link header, given the URL that was asked (Artifactory and Nexus send links that lead nowhere)."""
+    counts_pulls: bool = False
+    """Whether each GET of a manifest takes from a quota that HEAD tells for nothing (Docker Hub)."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Sent with every request to the registry itself."""
 
 
 class RegistryClient:
     """A registry over HTTP. Owns its session's transport: close it when done."""
 
-    def __init__(self, session: Session, quirks: Quirks | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        quirks: Quirks | None = None,
+        native: Native | None = None,
+        *,
+        method: Callable[[Credential | None], Method] = lambda _credential: Method(name=""),
+        leave: float = 0.0,
+        listing_rate: Rate | None = None,
+    ) -> None:
+        """`native` lists by the provider's own API; the distribution protocol's listings are used where it cannot.
+
+        `leave` is the share of a pull quota that is left to others, `listing_rate` what the provider allows of the protocol's listings.
+        """
         self.session = session
         self._quirks = quirks or Quirks()
+        self._native = native
+        self._method = method
+        self._leave = leave
+        self._listing_rate = listing_rate
         self._limits = session.limits
 
     @property
     def host(self) -> str:
         """host[:port], as references name it."""
-        return self.session.address.host
+        return self.session.address.named or self.session.address.host
+
+    @property
+    def namespace(self) -> str:
+        """Repositories outside of it are not for this registry's credential; empty: no bound."""
+        return self.session.address.namespace
 
     @property
     def requests(self) -> int:
@@ -81,7 +116,7 @@ class RegistryClient:
 
     async def close(self) -> None:
         """Release connections."""
-        await self.session.transport.close()
+        await self.session.close()
 
     async def ping(self) -> Ping:
         """Reach the registry and log in. A refused login is an answer, not an error; see `Ping.detail`.
@@ -91,34 +126,70 @@ class RegistryClient:
             RegistryError: what answers is not a registry, or it is out of order.
         """
         probe = await self.session.probe()
-        detail, authenticated = "answers without a login", True
+        detail, advice, authenticated = "answers without a login", "", True
         if probe.status != 200:
             try:
                 await self._get(await self.session.url("/v2/"), "")
                 detail = "logged in" if await self.session.has_credential() else "logged in anonymously"
             except (RegistryUnauthorized, RegistryForbidden) as error:
-                detail, authenticated = str(error), False
+                detail, advice, authenticated = error.message, error.advice, False
         return Ping(
             reachable=True,
             authenticated=authenticated,
             latency_ms=probe.latency_ms,
             scheme=probe.scheme,
             detail=detail,
+            advice=advice,
         )
 
+    async def method(self) -> Method:
+        """Which way of logging in is used, and what looks wrong about it.
+
+        Raises:
+            SensorError: the credential cannot be had.
+        """
+        return self._method(await self.session.credential())
+
+    async def standing(self) -> Standing:
+        """Who we are there: what the provider's API tells, else the name that is logged in with.
+
+        Raises:
+            SensorError: the API does not answer.
+        """
+        if self._native is not None:
+            return await self._native.standing()
+        credential = await self.session.credential()
+        return Standing(identity=credential.username if isinstance(credential, Basic) else "")
+
     async def repositories(self) -> Listing:
-        """All repositories that the credential may see.
+        """All repositories that the credential may see: by the provider's API where it has one, else by `_catalog`.
 
         Raises:
             CannotEnumerate: the credential may not list, or the registry does not offer it.
             SensorError: no answer, or a broken one, on the first page; a later one makes the listing partial.
         """
-        if self._quirks.list_repositories is not None:
-            return await self._quirks.list_repositories(self)
+        if self._native is not None:
+            try:
+                return self._inside(await self._native.repositories())
+            except CannotEnumerate as cannot:
+                if not self._quirks.catalog:
+                    raise
+                return self._inside(await self._catalog_instead(cannot))
+        return self._inside(await self._catalog())
+
+    async def _catalog_instead(self, cannot: CannotEnumerate) -> Listing:
+        """`_catalog` where the provider's API cannot be used; when that fails too, the advice is the provider's."""
+        try:
+            return await self._catalog()
+        except CannotEnumerate as error:
+            message = f"{cannot.message}; {error.message}"
+            raise CannotEnumerate(message, cannot.advice or error.advice) from cannot
+
+    async def _catalog(self) -> Listing:
         url = await self.session.url("/v2/_catalog")
         paging = repository_paging(url, prefix=self.session.prefix + "_catalog", limits=self._limits)
         try:
-            return await self._listing(
+            listing = await self._listing(
                 paging, url, "repositories", self._quirks.catalog_scope, self._quirks.catalog_page
             )
         except (RegistryForbidden, RegistryNotFound) as error:
@@ -132,6 +203,12 @@ class RegistryClient:
             if "status 405" in error.message:
                 raise _cannot_enumerate(error) from error
             raise
+        return replace(listing, source="_catalog")
+
+    def _inside(self, listing: Listing) -> Listing:
+        """Without what lies outside the namespace of the configured URL."""
+        covers = self.session.address.covers
+        return replace(listing, names=tuple(name for name in listing.names if covers(name)))
 
     async def tags(self, repository: str) -> Listing:
         """All tags of a repository.
@@ -140,12 +217,17 @@ class RegistryClient:
             RegistryNotFound: no such repository.
             SensorError: no answer, or a broken one, on the first page; a later one makes the listing partial.
         """
-        if self._quirks.list_tags is not None:
-            return await self._quirks.list_tags(self, repository)
-        path = f"{_checked(repository)}/tags/list"
+        self._checked(repository)
+        if self._native is not None:
+            try:
+                return await self._native.tags(repository)
+            except CannotEnumerate:
+                pass  # the protocol's own listing costs more requests, but needs no other right than to pull
+        path = f"{self._checked(repository)}/tags/list"
         url = await self.session.url(f"/v2/{path}")
         paging = tag_paging(url, prefix=self.session.prefix + path, limits=self._limits)
-        return await self._listing(paging, url, "tags", self._pull(repository), self._quirks.tags_page)
+        listing = await self._listing(paging, url, "tags", self._pull(repository), self._quirks.tags_page)
+        return replace(listing, source="tags/list")
 
     async def head(self, repository: str, target: str) -> ManifestHead:
         """Digest and type of a tag or digest. Costs one HEAD; a registry that does not tell digests costs a GET as well.
@@ -154,10 +236,10 @@ class RegistryClient:
             RegistryNotFound: no such manifest.
             SensorError: no answer, or a broken one.
         """
-        url = await self.session.url(f"/v2/{_checked(repository)}/manifests/{_checked_target(target)}")
+        url = await self.session.url(f"/v2/{self._checked(repository)}/manifests/{_checked_target(target)}")
         reply = await self.session.fetch("HEAD", url, scope=self._pull(repository), headers={"Accept": ACCEPT})
         if reply.status not in {200, 400, 405, 501}:
-            raise reply_error("HEAD", reply)
+            raise await self.session.error("HEAD", reply, self._pull(repository))
         told = reply.headers.get("docker-content-digest", "")
         if reply.status == 200 and (is_digest(target) or is_digest(told)):
             size = reply.headers.get("content-length", "")
@@ -177,7 +259,8 @@ class RegistryClient:
             DataError: too large, malformed, or not what its digest says.
             SensorError: no answer, or a broken one.
         """
-        url = await self.session.url(f"/v2/{_checked(repository)}/manifests/{_checked_target(target)}")
+        url = await self.session.url(f"/v2/{self._checked(repository)}/manifests/{_checked_target(target)}")
+        await self._spend(url, self._pull(repository))
         reply = await self._get(url, self._pull(repository), accept=ACCEPT, most_bytes=self._limits.manifest_bytes)
         media_type = _media_type(reply)
         if is_html(reply.body, media_type):
@@ -190,6 +273,24 @@ class RegistryClient:
         document = parse_manifest(reply.body, media_type)
         shown = document.media_type or ("" if media_type in _GENERIC_TYPES else media_type)
         return FetchedManifest(digest=digest, media_type=shown, data=reply.body, document=document)
+
+    async def _spend(self, url: str, scope: str) -> None:
+        """Refuse a pull that would take from what is left to others; a HEAD, which is free, tells how the quota stands now."""
+        budget = self.session.transport.budget(url)
+        if not self._quirks.counts_pulls or budget.quota is None or budget.quota.share > self._leave:
+            return
+        await self.session.fetch("HEAD", url, scope=scope, headers={"Accept": ACCEPT})
+        quota = budget.quota
+        if quota.share > self._leave:
+            return
+        for_whom = f" for {quota.source}" if quota.source else ""
+        message = (
+            f"the pull quota of {budget.host}{for_whom} has {quota.remaining} of {quota.limit} left, "
+            f"and {self._leave:.0%} is left to others"
+        )
+        raise RegistryRateLimited(
+            message, "log in, wait, or lower quota.leave; looking for changes goes on", retry_after=_QUOTA_PAUSE
+        )
 
     async def config(self, repository: str, descriptor: Descriptor) -> ImageConfig:
         """Fetch and check an image configuration.
@@ -220,7 +321,7 @@ class RegistryClient:
             NetworkError: the connection broke too often.
             SensorError: no answer, or a broken one.
         """
-        url = await self.session.url(f"/v2/{_checked(repository)}/blobs/{parse_digest(descriptor.digest)}")
+        url = await self.session.url(f"/v2/{self._checked(repository)}/blobs/{parse_digest(descriptor.digest)}")
         async with contextlib.aclosing(
             stream_blob(self.session, url, self._pull(repository), descriptor.size)
         ) as chunks:
@@ -248,17 +349,18 @@ class RegistryClient:
             "GET", url, scope=scope, headers={"Accept": accept}, most_bytes=most_bytes, idle_seconds=idle_seconds
         )
         if reply.status != 200:
-            raise reply_error("GET", reply)
+            raise await self.session.error("GET", reply, scope)
         return reply
 
     async def _listing(self, paging: Paging, base: str, kind: str, scope: str, size: int) -> Listing:
         reply = await self._first_page(base, scope, size)
         while True:
             entries = _entries(reply, kind)
-            following = paging.after(reply.url, entries, reply.header_lists.get("link", ()))
+            following = paging.after(reply.url, entries, self._links(reply))
             if following is None:
                 return paging.listing
             try:
+                await self.session.transport.take_turn(f"{self.host} listings", self._listing_rate)
                 reply = await self._get(following, scope, idle_seconds=_CATALOG_IDLE_SECONDS)
                 _entries(reply, kind)
             except SensorError as error:
@@ -269,17 +371,35 @@ class RegistryClient:
         """The first page; a registry that finds `n` too large says 400, and is asked for half."""
         while True:
             url = f"{base}?n={size}" if size else base
+            await self.session.transport.take_turn(f"{self.host} listings", self._listing_rate)
             reply = await self.session.fetch(
                 "GET", url, scope=scope, headers={"Accept": "application/json"}, idle_seconds=_CATALOG_IDLE_SECONDS
             )
             if reply.status == 200:
                 return reply
             if reply.status != 400 or not size:
-                raise reply_error("GET", reply)
+                raise await self.session.error("GET", reply, scope)
             size = size // 2 if "PAGINATION_NUMBER_INVALID" in error_codes(reply.body) else 0
 
+    def _links(self, reply: Reply) -> tuple[str, ...]:
+        target = next_link(reply.header_lists.get("link", ()))
+        return () if target is None else (f'<{self._quirks.next_page(reply.url, target)}>; rel="next"',)
+
     def _pull(self, repository: str) -> str:
-        return f"repository:{repository}:{self._quirks.pull_actions}"
+        return f"repository:{self._quirks.scope_name(repository)}:{self._quirks.pull_actions}"
+
+    def _checked(self, repository: str) -> str:
+        """A repository as paths call it. It must be one, and within the namespace that this credential is for."""
+        if not is_repository(repository):
+            message = f"not a repository name: {repository[:200]!r}"
+            raise DataError(message, "expected lower-case components, for example team/app")
+        name = self._quirks.path_name(repository)
+        if not self.session.address.covers(name):
+            message = (
+                f"{repository} is outside of {self.session.address.namespace}, for which this registry is configured"
+            )
+            raise RegistryForbidden(message, "configure it with its own URL, so that it gets its own credential")
+        return name
 
 
 def check_digest(data: bytes, expected: str, what: str) -> Digest:
@@ -312,13 +432,6 @@ def _cannot_enumerate(error: RegistryError) -> CannotEnumerate:
 
 def _media_type(reply: Reply) -> str:
     return reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _checked(repository: str) -> str:
-    if not is_repository(repository):
-        message = f"not a repository name: {repository[:200]!r}"
-        raise DataError(message, "expected lower-case components, for example team/app")
-    return repository
 
 
 def _checked_target(target: str) -> str:

@@ -6,6 +6,7 @@
     ├── RegistryNotFound       no such repository, tag, manifest or blob
     ├── RegistryRateLimited    429, or a pause that the registry asked for
     ├── RegistryUnavailable    5xx
+    ├── ImageWithheld          listed, but held back by a rule of the registry: quarantine, policy, archive, lock
     ├── CannotEnumerate        repositories cannot be listed with this credential; says nothing about whether there are any
     ├── NotARegistry           a web page, or something else that does not speak the distribution protocol
     └── UnexpectedAnswer       anything else that the protocol does not provide for
@@ -56,6 +57,10 @@ class RegistryUnavailable(RegistryError):
     retryable = True
 
 
+class ImageWithheld(RegistryError):
+    """The registry holds an image back by a rule of its own. That is no fault: the image is skipped, with this reason."""
+
+
 class CannotEnumerate(RegistryError):
     """Repositories cannot be listed. This is not an empty registry: nothing may be concluded from it."""
 
@@ -75,7 +80,10 @@ class _Item(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     errors: tuple[_Item, ...] | None = None
-    details: str = ""
+    details: object = None
+    detail: object = None
+    message: object = None
+    """Docker Hub's token service and API say `details` and `detail`, GitHub and GitLab `message`."""
 
 
 def shown_url(url: str) -> str:
@@ -96,9 +104,9 @@ def inert(text: str) -> str:
 def error_detail(body: bytes) -> str:
     """Codes and messages of an error body (OCI distribution 1.1, "Error Codes"), or its first words when it is plain text."""
     try:
-        items = msgspec.json.decode(body, type=_Body).errors or ()
-        found = "; ".join(f"{item.code}: {item.message}".strip(": ") for item in items[:3])
-        return inert(found)
+        said = msgspec.json.decode(body, type=_Body)
+        found = "; ".join(f"{item.code}: {item.message}".strip(": ") for item in (said.errors or ())[:3])
+        return inert(found or next((one for one in (said.details, said.detail, said.message) if isinstance(one, str)), ""))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return "" if is_html(body) or body[:1] in b"{[" else inert(body[:_MOST_DETAIL].decode("utf-8", "replace"))
@@ -134,9 +142,7 @@ def answer_error(  # noqa: PLR0911 - a table in prose
     if status in {403, 451}:
         return RegistryForbidden(message, "give this credential the right to pull and list, or exclude the repository")
     if status == 412:
-        return RegistryForbidden(
-            message, "a policy of the registry blocks pulling this image; lift it for this credential"
-        )
+        return ImageWithheld(message, "a policy of the registry blocks pulling this image; lift it for this credential")
     if status == 404:
         if is_html(body, content_type):
             return NotARegistry(f"{message}, a web page", "check host, port and path: this is not a registry's address")

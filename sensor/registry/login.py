@@ -16,7 +16,7 @@ import base64
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from sensor.errors import RegistryError
@@ -122,6 +122,14 @@ class _Presented:
     """Made during this flow: a refusal is final, not a matter of age."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What the registry let pass last, for Test Connection: an anonymous token that was let pass proves no login."""
+
+    way: Literal["nothing", "basic", "static", "token"]
+    token: Token | None = None
+
+
 _MOST_RESENT = 2
 """Once with a new token or the credential, and once more when the scope was wrong or the credential has been rotated."""
 
@@ -135,23 +143,41 @@ class Login:
         *,
         trusted_realms: tuple[str, ...] = (),
         expired: Callable[[Answer], bool] = lambda _answer: False,
+        prefer_basic: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.origin = origin
         """scheme://host[:port] of the registry."""
+        # Harbor's token service answers 200 to a wrong password; Basic, which it takes as well, cannot be misunderstood
         self._trusted = trusted_realms
         self._expired = expired
+        self._prefer_basic = prefer_basic
         self._clock = clock
         self._challenge: Challenge | None = None
         self._credential: Credential | None = None
         self._tokens: dict[TokenKey, Token] = {}
         self._issued: dict[TokenKey, int] = {}
         self._scopes: dict[str, str] = {}
+        self._elsewhere: dict[
+            str, Challenge
+        ] = {}  # by scope, where it is not that of `GET /v2/` (Artifactory: one realm a repository)
+        self.accepted: Accepted | None = None
+        """Of the last request that was not refused."""
 
     def learn(self, answer: Answer) -> None:
         """Remember how the registry wants to be logged in to, from an answer to `GET /v2/`."""
         if (chosen := self._choose(answer)) is not None:
             self._challenge = chosen
+
+    def token_service(self, *, with_secret: bool) -> tuple[str, str]:
+        """The realm that the registry names, and why it must not be asked ("" when it may). Two empty texts where it names none.
+
+        `with_secret`: whether something secret would go there. For kinds that find the provider's own API beside its token service.
+        """
+        if self._challenge is None or self._challenge.scheme != "bearer":
+            return "", ""
+        realm = self._challenge["realm"]
+        return realm, refuse_realm(realm, self.origin, with_secret=with_secret, trusted=self._trusted)
 
     def superseded(self, ask: Ask) -> bool:
         """Whether another flow has got that token since: then send None instead of asking again."""
@@ -178,6 +204,15 @@ class Login:
             shown = again
             resent += 1
             answer = yield Send(authorization=shown.value)
+        if _answer(answer).status < 400:
+            self.accepted = self._accepted(shown)
+
+    def _accepted(self, shown: _Presented) -> Accepted:
+        if shown.value is None:
+            return Accepted(way="nothing")
+        if shown.key is not None:
+            return Accepted(way="token", token=self._tokens.get(shown.key))
+        return Accepted(way="static" if isinstance(self._credential, StaticToken) else "basic")
 
     def _fetch_credential(self, *, renew: bool) -> Generator[Step, Sent, bool]:
         """Ask for the credential; whether it is another than before."""
@@ -191,18 +226,24 @@ class Login:
         """What to send first, from what is known. Nothing is known before the first challenge, so nothing secret is sent."""
         if isinstance(self._credential, StaticToken):
             return _Presented(value=self._credential.header)
-        if self._challenge is None:
+        challenge = self._elsewhere.get(scope, self._challenge)
+        if challenge is None:
             return _Presented()
-        if self._challenge.scheme == "basic":
+        if challenge.scheme == "basic" or self._takes_basic():
             return _Presented(value=self._credential.header if self._credential else None)
-        key = self._key(self._challenge, self._scopes.get(scope, scope))
+        key = self._key(challenge, self._scopes.get(scope, scope))
         return (yield from self._bearer(key, scope)) or self._basic_instead()
 
     def _present_again(
         self, scope: str, shown: _Presented, challenge: Challenge | None
     ) -> Generator[Step, Sent, _Presented | None]:
         """What to send after a refusal, or None when nothing better is left."""
-        if isinstance(self._credential, StaticToken) or challenge is None or challenge.scheme == "basic":
+        if (
+            isinstance(self._credential, StaticToken)
+            or challenge is None
+            or challenge.scheme == "basic"
+            or self._takes_basic()
+        ):
             if isinstance(self._credential, Basic) and (shown.value is None or shown.key is not None):
                 return _Presented(value=self._credential.header)
             changed = yield from self._fetch_credential(renew=True)
@@ -210,11 +251,17 @@ class Login:
                 return None
             return _Presented(value=self._credential.header)
         wanted = challenge["scope"] or self._scopes.get(scope, scope)
+        if not scope and wanted.startswith("repository:"):
+            wanted = ""  # GHCR's challenge for the base names a placeholder, `user/image`, which nobody may pull
         key = self._key(challenge, wanted)
         if shown.fresh and shown.key == key:
             return None
         self._scopes[scope] = wanted
-        self._tokens.pop(key, None)
+        self._elsewhere.pop(scope, None)
+        if self._challenge is not None and challenge["realm"] != self._challenge["realm"]:
+            self._elsewhere[scope] = challenge
+        if shown.key == key:
+            self._tokens.pop(key, None)
         presented = yield from self._bearer(key, scope)
         if presented is not None:
             return presented
@@ -250,7 +297,9 @@ class Login:
                 return token
             if given.status in {401, 403} and secret and not renewed:
                 renewed = True
-                if (yield from self._fetch_credential(renew=True)):
+                changed = yield from self._fetch_credential(renew=True)
+                # another flow may have been told of the new one before this one
+                if changed or (self._credential is not None and self._credential.header != secret):
                     continue
             if given.status == 400 and key.scope.startswith("registry:"):
                 # Quay knows no such scope and wants to be asked without one
@@ -263,8 +312,11 @@ class Login:
         """An unusable realm: Harbor, Artifactory and Nexus also take Basic on the registry's own origin."""
         return _Presented(value=self._credential.header if isinstance(self._credential, Basic) else None, fresh=True)
 
+    def _takes_basic(self) -> bool:
+        return self._prefer_basic and isinstance(self._credential, Basic)
+
     def _refused(self, answer: Answer) -> bool:
-        return answer.status == 401 or (answer.status == 403 and self._expired(answer))
+        return answer.status == 401 or (answer.status in {400, 403} and self._expired(answer))
 
     def _choose(self, answer: Answer) -> Challenge | None:
         """Bearer before Basic, as every client does it; other schemes are not spoken."""
@@ -319,10 +371,7 @@ class Login:
         )
 
     def _realm_reason(self) -> str:
-        challenge = self._challenge
-        if challenge is None or challenge.scheme != "bearer":
-            return ""
-        return refuse_realm(challenge["realm"], self.origin, with_secret=True, trusted=self._trusted)
+        return self.token_service(with_secret=True)[1]
 
 
 def _answer(sent: Sent) -> Answer:

@@ -22,8 +22,14 @@ class Listing:
     reason: str = ""
     """Why the listing is not complete."""
     digests: Mapping[str, Digest] = field(default_factory=dict)
+    pushed: Mapping[str, float] = field(default_factory=dict)
+    """When each tag was pushed (Unix time), where the registry tells."""
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    """Names that are listed but cannot be had, and why: archived, quarantined, locked, only at an upstream."""
     dropped: int = 0
     """Entries that were no valid names (nulls, digests among tags, capitals)."""
+    source: str = ""
+    """What was asked, for people: `GitLab API`, `_catalog`, `tags/list`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,41 @@ class Ping:
     latency_ms: float
     scheme: str = ""
     detail: str = ""
+    advice: str = ""
+    """What to do when the login was refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Who the registry or the cloud takes us for, and how long that holds. Never a secret."""
+
+    identity: str = ""
+    """Account and role, client id, user or robot; empty: anonymous, or not told."""
+    expires: float | None = None
+    """When the long-lived credential itself ends (Unix time); None: never, or not told."""
+    may_write: bool | None = None
+    """Whether it could push or delete as well, which a sensor does not need; None: not told, and never tried."""
+    detail: str = ""
+    """What it was read from, or why it could not be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A way to log in, and what it can do at its best. What it cannot do is refused with advice, not retried."""
+
+    name: str
+    """For people: `robot account`, `instance role`."""
+    pulls: bool = True
+    """Whether private images can be pulled with it."""
+    lists: bool = True
+    """Whether repositories can be listed with it."""
+    complaint: str = ""
+    """What looks wrong about user name or secret, without repeating the secret: `a robot is called team+name, not team/name`."""
+
+
+def covers(namespace: str, repository: str) -> bool:
+    """Whether a repository lies within a namespace; every one lies within the empty one."""
+    return not namespace or f"{repository}/".startswith(f"{namespace}/")
 
 
 class Registry(Protocol):
@@ -62,6 +103,10 @@ class Registry(Protocol):
     @property
     def host(self) -> str:
         """host[:port], as references name it."""
+
+    @property
+    def namespace(self) -> str:
+        """Repositories outside of it are not for this registry's credential: `team`, `project/repository`. Empty: no bound."""
 
     @property
     def requests(self) -> int:
@@ -87,6 +132,12 @@ class Registry(Protocol):
 
     def blob(self, repository: str, descriptor: Descriptor) -> AsyncIterator[bytes]:
         """Stream a blob's bytes as stored, resuming after a broken connection. The caller checks the digest."""
+
+    async def method(self) -> Method:
+        """Which way of logging in is used, and what looks wrong about it. Raises SecretError when it cannot be read."""
+
+    async def standing(self) -> Standing:
+        """Who we are there, as far as it tells."""
 
     async def close(self) -> None:
         """Release connections."""

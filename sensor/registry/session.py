@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, assert_never
+from typing import Protocol, TypeVar, assert_never, runtime_checkable
 from urllib.parse import urlsplit
 
 from sensor.errors import ConfigError, NetworkError, RegistryError
@@ -27,7 +27,8 @@ from sensor.registry.errors import (
     is_html,
     shown_url,
 )
-from sensor.registry.login import Answer, Ask, Credential, Login, NeedCredential, Send, Sent
+from sensor.registry.login import Accepted, Answer, Ask, Credential, Login, NeedCredential, Send, Sent
+from sensor.registry.port import covers
 from sensor.registry.tokens import is_forbidden_target, is_loopback_host, is_private_host
 from sensor.route import redirect_target, retry_after, same_origin
 from sensor.tls import NotTls
@@ -45,6 +46,15 @@ class Address:
     host: str
     scheme: str = ""
     path: str = ""
+    """Base below which everything of the distribution protocol lies."""
+    namespace: str = ""
+    """Repositories outside of it are not asked for, and the credential is not for them: `team`, `project/repository`. Empty: no bound."""
+    named: str = ""
+    """The host as references name it, where another one serves it: docker.io for registry-1.docker.io."""
+
+    def covers(self, repository: str) -> bool:
+        """Whether a repository lies within the namespace."""
+        return covers(self.namespace, repository)
 
 
 def parse_address(url: str) -> Address:
@@ -83,6 +93,14 @@ class CredentialSource(Protocol):
         """
 
 
+@runtime_checkable
+class ClosingSource(Protocol):
+    """A credential source that holds something open: an identity of the machine, with its own connections."""
+
+    async def close(self) -> None:
+        """Release it. The session does so when it is closed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """What a bare `GET /v2/` told. `status` is 200, 401 or 403."""
@@ -93,13 +111,30 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A request that did not succeed, for a kind that can say why in its provider's own words."""
+
+    error: RegistryError
+    answer: Answer | None = None
+    """The last answer; None when the login service answered, or none was waited for."""
+    credential: Credential | None = field(default=None, repr=False)
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What may be done in a conversation: the operator's and the provider kind's say."""
 
     insecure: bool = False
     trusted_realms: tuple[str, ...] = ()
     expired: Callable[[Answer], bool] = lambda _answer: False
-    """Whether a 403 means an expired login (ECR)."""
+    """Whether a 400 or 403 means an expired login (ECR)."""
+    doubtful: Callable[[Answer], bool] = lambda _answer: False
+    """Whether a token service's refusal is to be heard twice, after a pause, because it may mean throttling (GHCR)."""
+    prefer_basic: bool = False
+    """Send Basic where a token is asked for too: the token service does not tell a wrong password (Harbor)."""
+    explain: Callable[[Refusal], RegistryError] = lambda refusal: refusal.error
+    """The provider's own words for an error."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Sent with every request to the registry itself."""
 
@@ -122,11 +157,18 @@ class Session:
         self._credentials = credentials
         self._terms = terms or Terms()
         self._login: Login | None = None
+        self.base: Reply | None = None  # the last answer to a bare `GET /v2/`, whatever it was
         self._opening = asyncio.Lock()
         self._asking: defaultdict[object, asyncio.Lock] = defaultdict(asyncio.Lock)
         if address.scheme == "http" and not self._terms.insecure:
             message = f"{address.host} is to be asked in plain HTTP, which is not allowed"
             raise ConfigError(message, "set insecure: true for a trusted internal registry, or use https://")
+
+    async def close(self) -> None:
+        """Release connections, and what the credential source holds open."""
+        if isinstance(self._credentials, ClosingSource):
+            await self._credentials.close()
+        await self.transport.close()
 
     async def url(self, path: str) -> str:
         """The full URL of a path below the registry's base, after finding out the scheme."""
@@ -144,7 +186,22 @@ class Session:
 
     async def has_credential(self) -> bool:
         """Whether there is anything to log in with."""
-        return await self._credentials.credential(renew=False) is not None
+        return await self.credential() is not None
+
+    async def credential(self) -> Credential | None:
+        """What there is to log in with."""
+        return await self._credentials.credential(renew=False)
+
+    @property
+    def accepted(self) -> Accepted | None:
+        """What the registry let pass last; None before that."""
+        return self._login.accepted if self._login else None
+
+    async def token_service(self, *, with_secret: bool) -> tuple[str, str]:
+        """The realm that the registry names, and why it must not be asked; see `Login.token_service`."""
+        await self.url("")
+        assert self._login is not None  # noqa: S101 - for the type checker
+        return self._login.token_service(with_secret=with_secret)
 
     async def probe(self) -> Probe:
         """`GET /v2/` without a credential: is it a registry, which scheme does it speak, how does it want to be logged in to?
@@ -166,12 +223,16 @@ class Session:
                 raise error from None
         latency = (time.monotonic() - begun) * 1000
         spoken = urlsplit(reply.url).scheme
-        _check_base(reply)
+        try:
+            _check_base(reply)
+        except RegistryError as error:
+            raise self._terms.explain(Refusal(error=error, answer=_answer_of(reply))) from error
         if self._login is None:
             self._login = Login(
                 f"{spoken}://{self.address.host}",
                 trusted_realms=self._terms.trusted_realms,
                 expired=self._terms.expired,
+                prefer_basic=self._terms.prefer_basic,
             )
         self._login.learn(_answer_of(reply))
         return Probe(status=reply.status, latency_ms=latency, scheme=spoken)
@@ -179,9 +240,10 @@ class Session:
     async def _ask_base(self, scheme: str) -> Reply:
         url = f"{scheme}://{self.address.host}{self.prefix}"
         try:
-            return await self.transport.fetch("GET", url, headers=self._terms.headers)
+            self.base = await self.transport.fetch("GET", url, headers=self._terms.headers)
         except HostParked as error:
             raise _rate_limited(error) from error
+        return self.base
 
     async def fetch(
         self,
@@ -286,11 +348,12 @@ class Session:
         flow = self._login.flow(scope)
         step = next(flow)
         answer: _T | None = None
+        credential: Credential | None = None
         while True:
             sent: Sent
             match step:
                 case NeedCredential():
-                    sent = await self._credentials.credential(renew=step.renew)
+                    sent = credential = await self._credentials.credential(renew=step.renew)
                 case Ask():
                     sent = await self._ask_for_token(self._login, step)
                 case Send():
@@ -304,6 +367,16 @@ class Session:
             except StopIteration:
                 assert answer is not None  # noqa: S101 - the flow ends after a Send
                 return answer
+            except RegistryError as error:
+                last = None if answer is None else _answer_of(answer)
+                refusal = Refusal(error=error, answer=last, credential=credential, scope=scope)
+                raise self._terms.explain(refusal) from error
+
+    async def error(self, method: str, reply: Reply, scope: str = "") -> RegistryError:
+        """The error for a reply whose status ends a request, in the provider's words."""
+        credential = await self._credentials.credential(renew=False)
+        error = _reply_error(method, reply)
+        return self._terms.explain(Refusal(error=error, answer=_answer_of(reply), credential=credential, scope=scope))
 
     async def _ask_for_token(self, login: Login, ask: Ask) -> Answer | None:
         """One request at a time for one token: whoever waited finds it in the cache."""
@@ -311,13 +384,16 @@ class Session:
             if login.superseded(ask):
                 return None
             extra = {"Authorization": ask.authorization} if ask.authorization else {}
-            return _answer_of(
-                await self.transport.fetch("GET", ask.url, headers=extra, most_bytes=self.limits.token_bytes)
-            )
+            for asked_before in (False, True):
+                reply = await self.transport.fetch("GET", ask.url, headers=extra, most_bytes=self.limits.token_bytes)
+                answer = _answer_of(reply)
+                if asked_before or not ask.authorization or not self._terms.doubtful(answer):
+                    return answer
+                await self.transport.pause(0)
+            return None  # pragma: no cover - the second round returns
 
 
-def reply_error(method: str, reply: Reply) -> RegistryError:
-    """The error for a reply whose status ends a request."""
+def _reply_error(method: str, reply: Reply) -> RegistryError:
     return answer_error(
         method,
         reply.url,
@@ -337,7 +413,7 @@ def _check_base(reply: Reply) -> None:
         raise NotARegistry(message, "check host, port and path: this is not a registry's address")
     if reply.status == 200:
         return
-    error = reply_error("GET", reply)
+    error = _reply_error("GET", reply)
     if isinstance(error, RegistryNotFound):
         raise NotARegistry(error.message, "check host, port and path: nothing there speaks the distribution protocol")
     raise error

@@ -55,6 +55,61 @@ class _Claims(msgspec.Struct):
     nbf: float | None = None
 
 
+class _Access(msgspec.Struct):
+    type: str = ""
+    name: str = ""
+    actions: tuple[str, ...] = ()
+
+
+class _Grants(msgspec.Struct):
+    sub: str | None = None
+    access: tuple[_Access, ...] | None = None
+    exp: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """What a token says of itself. Nothing of it is verified: for information only, never for a decision about rights."""
+
+    subject: str
+    """Who it was given to; empty for an anonymous client (CNCF distribution, "Token Authentication Implementation", `sub`)."""
+    access: tuple[str, ...] = ()
+    """`type:name:actions`, as scopes are written."""
+    expires: float | None = None
+    """Unix time, by the issuer's clock."""
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether it was given to nobody. Some issuers have a name for that: `(anonymous)`, `.../users/anonymous`."""
+        return self.subject.rpartition("/")[2].strip("()").lower() in {"", "anonymous"}
+
+
+def granted(token: Secret) -> Granted | None:
+    """The claims of a token that is a JWT with a subject; None for any other token (most are opaque)."""
+    try:
+        claims = msgspec.json.decode(_payload(token.reveal()), type=_Grants)
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        return None
+    if claims.sub is None:
+        return None
+    access = (f"{entry.type}:{entry.name}:{','.join(entry.actions)}" for entry in claims.access or ())
+    return Granted(
+        subject=_printable(claims.sub), access=tuple(map(_printable, access)), expires=_seconds(claims.exp) or None
+    )
+
+
+def _payload(token: str) -> bytes:
+    """The claims of a JWT, still encoded (RFC 7519). Raises ValueError for anything else."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise ValueError
+    return base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:300])
+
+
 def parse_token(body: bytes, now: float, realm: str) -> Token:
     """Read the answer of a token endpoint. `now` is the caller's clock, `realm` is for the message.
 
@@ -86,11 +141,8 @@ def _seconds(value: float | str | None) -> float:
 
 def _life_of_jwt(token: str) -> float:
     """Seconds between issue and expiry that the token claims, or 0. The difference, because the issuer's clock may be off."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return 0.0
     try:
-        claims = msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=_Claims)
+        claims = msgspec.json.decode(_payload(token), type=_Claims)
     except (ValueError, msgspec.DecodeError, RecursionError):
         return 0.0
     start = claims.iat if claims.iat is not None else claims.nbf

@@ -7,9 +7,10 @@ the doing to the pipeline, and the meaning of a failure (again, and when) to who
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Protocol, TypeAlias, assert_never
 
 import msgspec
@@ -151,28 +152,43 @@ class TableQueue:
         entry = insert(WORK).values(
             key=key_of(work),
             lane=int(lane),
-            payload=msgspec.json.encode(work).decode(),
+            payload=_ENCODER.encode(work).decode(),
             created=now,
             not_before=now if not_before is None else not_before.timestamp(),
         )
-        new = entry.excluded
-        collapse = entry.on_conflict_do_update(
-            index_elements=[WORK.c.key],
-            set_={
-                "lane": func.min(WORK.c.lane, new.lane),
-                "not_before": func.min(WORK.c.not_before, new.not_before),
-                "payload": new.payload,
-                "version": WORK.c.version + int(isinstance(work, SweepRequest)),
-                # a record that was set aside as unreadable has just been replaced
-                "taken_until": func.iif(WORK.c.taken_until == _NEVER, 0.0, WORK.c.taken_until),
-            },
-        )
+        collapse = _collapsing(entry, again=int(isinstance(work, SweepRequest)))
         if connection is not None:
             return await _put(connection, key_of(work), collapse)
         async with self._storage.transaction() as own:
             is_new = await _put(own, key_of(work), collapse)
         self.wake()
         return is_new
+
+    async def put_all(
+        self,
+        works: Iterable[ScanRequest],
+        lane: Lane,
+        *,
+        not_before: datetime | None = None,
+        connection: AsyncConnection,
+    ) -> None:
+        """Add many digests as `put` adds one, in the caller's transaction: a first look at a registry may bring a hundred thousand.
+
+        New digests are taken from the last one on, so the newest belongs at the end.
+        """
+        now = self._clock().timestamp()
+        rows = (
+            {
+                "key": key_of(work),
+                "lane": int(lane),
+                "payload": _ENCODER.encode(work).decode(),
+                "created": now,
+                "not_before": now if not_before is None else not_before.timestamp(),
+            }
+            for work in works
+        )
+        while batch := list(islice(rows, _PUT_AT_ONCE)):
+            await connection.execute(_COLLAPSE, batch)
 
     async def take(self, worker: str, lanes: Sequence[Lane]) -> Item | None:
         """Lease the most urgent item whose time has come: by lane, new digests newest first, everything else in order of arrival.
@@ -253,6 +269,24 @@ class TableQueue:
         async with self._storage.transaction() as connection:
             return await _changed(connection, free)
 
+    async def postpone(self, item: Item, until: datetime, reason: str) -> int:
+        """Put off a new digest, as if it had never been taken, and with it all new digests of its registry; how many.
+
+        Not a failure: the registry is held as a whole, and taking each of a hundred thousand in turn only to put it off would be a storm.
+        """
+        prefix = item.key.rpartition(" ")[0] + " "
+        later = {**_FREE, "not_before": until.timestamp(), "error": reason[:500]}
+        others = (
+            WORK.c.key > prefix,
+            WORK.c.key < prefix[:-1] + chr(ord(" ") + 1),
+            WORK.c.lane == int(Lane.NEW),
+            WORK.c.taken_by == "",
+            WORK.c.not_before < until.timestamp(),
+        )
+        async with self._storage.transaction() as connection:
+            await connection.execute(update(WORK).where(_held(item)).values({**later, "attempts": WORK.c.attempts - 1}))
+            return (await connection.execute(update(WORK).where(*others).values(later))).rowcount
+
     async def recover(self) -> int:
         """Free what a former process held when it died; how many items. Only for a process that has the state to itself."""
         freed = {**_FREE, "crashes": WORK.c.crashes + 1}
@@ -305,6 +339,28 @@ class TableQueue:
 
 _NEVER = 1e18
 """The lease of what nobody may take."""
+_PUT_AT_ONCE = 5000
+"""Rows at a time, so that a large listing is not held in memory three times."""
+
+
+def _collapsing(entry: Insert, *, again: int) -> Insert:
+    """Insert, or merge into what waits under the key: the more urgent lane, the earlier start, the newest payload."""
+    new = entry.excluded
+    return entry.on_conflict_do_update(
+        index_elements=[WORK.c.key],
+        set_={
+            "lane": func.min(WORK.c.lane, new.lane),
+            "not_before": func.min(WORK.c.not_before, new.not_before),
+            "payload": new.payload,
+            "version": WORK.c.version + again,
+            # a record that was set aside as unreadable has just been replaced
+            "taken_until": func.iif(WORK.c.taken_until == _NEVER, 0.0, WORK.c.taken_until),
+        },
+    )
+
+
+_COLLAPSE = _collapsing(insert(WORK), again=0)
+_ENCODER = msgspec.json.Encoder()
 
 _FREE = {"taken_by": "", "taken_until": 0.0}
 _DECODER: msgspec.json.Decoder[Work] = msgspec.json.Decoder(Work)

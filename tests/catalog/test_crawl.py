@@ -6,10 +6,13 @@ import pytest
 
 from sensor.catalog.crawl import crawl
 from sensor.catalog.diff import Crawl, KnownTag, RepositoryState, SeenTag, Snapshot, TagState, diff_catalogue
+from sensor.catalog.select import Cause
 from sensor.config.schema import Registry
 from sensor.errors import DataError, NetworkError, SensorError
 from sensor.model.manifest import OCI_MANIFEST
 from sensor.registry.errors import (
+    CannotEnumerate,
+    ImageWithheld,
     NotARegistry,
     RegistryForbidden,
     RegistryNotFound,
@@ -272,3 +275,77 @@ async def test_faults_here_and_there_do_not_end_the_crawl() -> None:
     assert registry.requested("tags") == 20
     assert seen.error == ""
     assert len(tags_of(seen)) == 10
+
+
+# --- what the listing tells besides names -----------------------------------------------------------------------------------
+
+
+async def test_what_is_held_back_is_skipped_with_the_reason_and_nothing_is_missing() -> None:
+    registry = filled(repositories=1, tags=3)
+    registry.withheld["team/app0"] = {"v0": "archived: restore it first"}
+    registry.fail("head", "team/app0:v1", ImageWithheld("quarantined", "wait for the scan"))
+    seen = await crawl(registry, settings())
+    assert seen.complete
+    tags = tags_of(seen)
+    assert tags["team/app0:v0"].decision.rule == "withheld by the registry: archived: restore it first"
+    assert tags["team/app0:v1"].decision.rule == "withheld by the registry: quarantined (wait for the scan)"
+    assert registry.calls["head", "team/app0:v0"] == 0
+    changes = {change.tag: change for change in diff_catalogue(Snapshot(), seen).changes}
+    assert (changes["v0"].state, changes["v1"].state) == (TagState.SKIPPED, TagState.SKIPPED)
+    assert changes["v1"].reason.startswith("withheld by the registry: quarantined")
+    assert changes["v2"].state is TagState.SELECTED
+
+
+async def test_a_repository_that_is_held_back_is_not_asked_for_its_tags() -> None:
+    registry = filled(repositories=3, tags=1)
+    registry.withheld[""] = {"team/app0": "only at the upstream"}
+    registry.fail("tags", "team/app1", ImageWithheld("the project is locked"))
+    seen = await crawl(registry, settings())
+    assert seen.complete
+    assert [(name, decision.rule, decision.cause) for name, decision in seen.excluded] == [
+        ("team/app0", "withheld by the registry: only at the upstream", Cause.WITHHELD),
+        ("team/app1", "withheld by the registry: the project is locked", Cause.WITHHELD),
+    ]
+    assert list(states(seen)) == ["team/app2"]
+    assert registry.calls["tags", "team/app0"] == 0
+
+
+async def test_many_images_held_back_do_not_end_the_crawl() -> None:
+    registry = filled(repositories=1, tags=10)
+    for tag in range(9):
+        registry.fail("head", f"team/app0:v{tag}", ImageWithheld("blocked by a policy"))
+    seen = await crawl(registry, settings(), concurrency=1)
+    assert seen.complete
+    assert tags_of(seen)["team/app0:v9"].digest is not None
+
+
+async def test_only_the_newest_are_looked_up() -> None:
+    registry = filled(repositories=1, tags=20)
+    registry.pushed["team/app0"] = {f"v{tag}": 1_000_000.0 - tag for tag in range(20)}
+    seen = await crawl(registry, settings(keep={"last": 2, "max_age": "1d"}), now=1_000_100.0)
+    looked_up = [tag.tag for tag in tags_of(seen).values() if tag.digest is not None]
+    assert looked_up == ["v0", "v1"]
+    assert registry.requested("head") == 2
+    assert registry.requested("manifest") == 0
+    assert tags_of(seen)["team/app0:v3"].pushed == 1_000_000.0 - 3
+    late = await crawl(registry, settings(keep={"max_age": "1d"}), now=1_000_000.0 + 86400 - 1.5)
+    assert sum(tag.digest is not None for tag in tags_of(late).values()) == 2
+    today = await crawl(registry, settings(keep={"max_age": "1d"}))
+    assert not any(tag.decision.selected for tag in tags_of(today).values())
+
+
+async def test_what_listed_is_told() -> None:
+    registry = filled()
+    seen = await crawl(registry, settings())
+    assert seen.source == "memory catalogue"
+    assert {repository.source for repository in seen.repositories} == {"memory"}
+    named = await crawl(registry, settings(repositories={"names": ["team/app0"]}))
+    assert named.source == "memory catalogue and repositories.names"
+
+
+async def test_where_only_names_worked_it_is_told_why() -> None:
+    registry = filled()
+    registry.fail("repositories", "", CannotEnumerate("the catalogue needs an administrator", "name them"))
+    seen = await crawl(registry, settings(repositories={"names": ["team/app0"]}))
+    assert seen.source == "repositories.names (it cannot be listed: the catalogue needs an administrator)"
+    assert (await crawl(registry, settings())).source == ""

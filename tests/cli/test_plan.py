@@ -1,8 +1,20 @@
+import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from sensor.catalog.crawl import crawl
+from sensor.catalog.diff import Snapshot, diff_catalogue
+from sensor.catalog.snapshots import Snapshots
+from sensor.cli.commands import app
+from sensor.config.load import load_config
+from sensor.config.schema import Http
+from sensor.registry.kinds import open_registry
+from sensor.storage import open_storage
 from tests.cli.conftest import Run, in_thread
 from tests.fakes.images import ImageStore
 from tests.fakes.layers import file, layer
@@ -76,3 +88,104 @@ def test_a_denied_repository_makes_the_plan_incomplete_and_warnings_are_said(
     assert "not complete:" in shown.stderr
     assert "REGISTRY_URL" in shown.stderr
     assert any("demo/base" in trouble for trouble in document.json()[0]["troubles"])
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> ImageStore:
+    """Versions of one application, and `latest` in two repositories."""
+    store = ImageStore(tmp_path / "versions")
+    for number, tag in enumerate(("1.2.0", "1.10.0", "2.0.0", "latest", "pr-7")):
+        store.image("app", tag, [layer(file("version", str(number).encode()))])
+    store.image("web", "latest", [layer(file("version", b"web"))])
+    return store
+
+
+def configured(tmp_path: Path, store: ImageStore, selection: str) -> str:
+    path = tmp_path / "selection.yaml"
+    state = tmp_path / "state"
+    path.write_text(
+        f"registries: [{{name: main, url: 'oci:{store.root}', schedule: manual, {selection}}}]\n"
+        f"state: {{directory: {state}}}\nhealth: {{listen: 'off'}}\n"
+    )
+    return str(path)
+
+
+def test_rules_and_what_is_kept_are_shown_tag_by_tag(run: Run, versions: ImageStore, tmp_path: Path) -> None:
+    selection = "rules: [{regex: 'pr-[0-9]+', action: exclude}, {semver: '1.x', keep: {last: 1, max_age: 90d}}]"
+    path = configured(tmp_path, versions, selection)
+    document = run("plan", "-c", path, "-o", "json").json()[0]
+    rows = {f"{row['repository']}:{row['tag']}": (row["decidedBy"], row["rule"]) for row in document["tags"]}
+    assert rows["app:pr-7"] == ("rule", "rule 1 excludes regex pr-[0-9]+")
+    assert rows["app:1.10.0"][1].startswith(
+        "rule 2 includes semver 1.x; keep last 1 by version (no push dates are told)"
+    )
+    assert rows["app:1.2.0"] == ("keep", "keep last 1 by version (no push dates are told): not among them")
+    assert rows["web:latest"] == ("no-rule", "fits none of the 2 rules")
+    assert (document["images"], document["imagesNew"]) == (1, 1)
+    shown = run("plan", "-c", path)
+    assert shown.status == 0
+    text = " ".join(shown.stdout.split())
+    assert "`latest` of 2 repositories fits no rule" in text
+    assert "a rule of its own, {tags: latest}, names it" in text
+    assert "keep max_age does not apply to 1 tags" in text
+    assert "1 images selected, 1 of them new" in text
+
+
+def test_latest_that_keep_leaves_out_is_pointed_out(run: Run, versions: ImageStore, tmp_path: Path) -> None:
+    document = run("plan", "-c", configured(tmp_path, versions, "keep: {last: 2}"), "-o", "json").json()[0]
+    assert document["notices"] == [
+        "`latest` of 1 repositories is not among what keep leaves; a rule of its own, with `keep: {}`, keeps it"
+    ]
+    named = "rules: [{tags: latest, keep: {}}, {tags: '*'}], keep: {last: 2}"
+    document = run("plan", "-c", configured(tmp_path, versions, named), "-o", "json").json()[0]
+    assert document["notices"] == []
+    assert [row["tag"] for row in document["tags"] if row["selected"]] == ["1.10.0", "2.0.0", "latest", "latest"]
+
+
+async def test_what_a_sensor_here_knows_is_not_new(versions: ImageStore, tmp_path: Path) -> None:
+    path = configured(tmp_path, versions, "tags: {include: ['*.0']}")
+    settings = load_config(Path(path), {}).config.registries[0]
+    client = open_registry(settings, Http())
+    seen = await crawl(client, settings)
+    storage = await open_storage(tmp_path / "state")
+    snapshots = Snapshots(storage)
+    async with storage.transaction() as connection:
+        await snapshots.advance(connection, diff_catalogue(Snapshot(), seen), datetime.now(UTC))
+    await storage.close()
+    versions.image("app", "3.0", [layer(file("version", b"3"))])
+    document = await asyncio.to_thread(planned, path)
+    assert (document["images"], document["imagesNew"]) == (4, 1)
+
+
+def planned(path: str) -> dict[str, Any]:
+    """`plan` of the only registry, from a thread without an event loop."""
+    result = CliRunner().invoke(app, ["plan", "-c", path, "-o", "json"], prog_name="harborguard-sensor")
+    assert result.exit_code == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)[0]
+    return document
+
+
+def test_a_state_that_cannot_be_read_does_not_stop_a_plan(run: Run, versions: ImageStore, tmp_path: Path) -> None:
+    path = configured(tmp_path, versions, "tags: {include: ['*.0']}")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "state.db").write_bytes(b"not a database" * 100)
+    document = run("plan", "-c", path, "-o", "json")
+    assert document.status == 0
+    assert document.json()[0]["imagesNew"] is None
+    assert "of them new" not in run("plan", "-c", path).stdout
+
+
+def test_the_listing_that_worked_is_named(run: Run, machine_layout: Path, tmp_path: Path) -> None:
+    behaviour = Behaviour(auth="basic", no_catalog=True)
+    with in_thread(lambda: FakeRegistry(machine_layout, behaviour)) as registry:
+        path = tmp_path / "c.yaml"
+        path.write_text(
+            f"registries: [{{name: prod, url: '{registry.url}', insecure: true, username: sensor, "
+            "password: {env: PROD}, repositories: {names: [demo/base]}}]\n"
+            f"state: {{directory: {tmp_path / 'state'}}}\n"
+        )
+        document = run("plan", "-c", str(path), "-o", "json", PROD="secret").json()[0]
+        shown = run("plan", "-c", str(path), PROD="secret")
+    assert document["source"].startswith("repositories.names (it cannot be listed: ")
+    assert document["tagSources"] == ["tags/list"]
+    assert "repositories listed by repositories.names" in shown.stdout

@@ -141,3 +141,47 @@ def test_another_program_on_the_port_is_noticed(run: Run, tmp_path: Path, answer
 )
 def test_ages_are_in_words(seconds: int, words: str) -> None:
     assert ago(NOW + timedelta(seconds=seconds), NOW) == words
+
+
+def test_what_is_held_what_waits_and_what_is_left_of_quotas_is_shown(run: Run, tmp_path: Path) -> None:
+    board = busy_board()
+    ledger = {"listed": 50, "queued": 48, "scanned": 2}
+    board.handle(events.SweepFinished(
+        at=NOW, registry="prod", complete=True, repositories=1, tags=50, ledger=ledger, requests=4,
+    ))  # fmt: skip
+    board.handle(events.ImageScanned(
+        at=NOW, registry="prod", reference="r", digest="x", status="SUCCESS", packages=1, counts={}, gaps=(),
+        layers_fetched=1, layers_cached=0, bytes_fetched=1, seconds=1.0,
+    ))  # fmt: skip
+    board.handle(events.IntakeChanged(at=NOW, registry="night", reason="outside of its windows", until=NOW))
+    board.handle(events.QuotaChanged(
+        at=NOW, host="registry-1.docker.io", limit=100, remaining=42, window_seconds=21600, source="203.0.113.9",
+    ))  # fmt: skip
+    with in_thread(lambda: serve_health(board, lambda: datetime.now(UTC), "127.0.0.1:0")) as base:
+        path = tmp_path / "c.yaml"
+        path.write_text(f'health: {{listen: "{base.removeprefix("http://")}"}}\n')
+        shown = run("status", "--config", str(path)).stdout
+    flat = " ".join(shown.split())
+    assert "prod: 48 images wait, 1 scanned in the last hour; done about" in flat
+    assert "held night: outside of its windows, looked at again" in flat
+    assert "quota of registry-1.docker.io for 203.0.113.9: 42 of 100 left" in flat
+
+
+def test_what_a_registry_holds_back_is_shown_with_its_reason(run: Run, tmp_path: Path) -> None:
+    board = busy_board()
+    for tag in ("1", "2"):
+        board.handle(
+            events.TagSkipped(
+                at=NOW,
+                registry="prod",
+                repository="app",
+                tag=tag,
+                rule="withheld by the registry: archived",
+                withheld=True,
+            )
+        )
+    with in_thread(lambda: serve_health(board, lambda: datetime.now(UTC), "127.0.0.1:0")) as base:
+        path = tmp_path / "c.yaml"
+        path.write_text(f'health: {{listen: "{base.removeprefix("http://")}"}}\n')
+        shown = run("status", "--config", str(path)).stdout
+    assert "skipped prod: 2 tags withheld by the registry: archived" in " ".join(shown.split())

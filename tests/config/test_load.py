@@ -259,3 +259,20 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         else:
             said = "no problem"
         assert "problem" in said or "UTF-8" in said
+
+
+def test_a_section_that_lacks_a_key_does_not_hide_what_else_is_wrong(config: Path) -> None:
+    text = (
+        "registries:\n"
+        "  - name: a\n"
+        "    url: a.example\n"
+        "    github_app: {private_key: {env: K}}\n"
+        "    plugin: {args: [x]}\n"
+        "    windows: [never]\n"
+        "    rules: [{semver: nonsense}]\n"
+    )
+    found = refused(config, text)
+    assert "registries[0].github_app.app_id (line 4): is missing" in found
+    assert "registries[0].plugin.command (line 5): is missing" in found
+    assert "registries[0].windows[0] (line 6): expected hours, days or both" in found
+    assert "registries[0].rules[0].semver (line 7): not a version: 'nonsense'" in found

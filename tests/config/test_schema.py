@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from sensor.config.schema import Config, Registry, parse_duration, parse_secret_source, parse_size
+from sensor.config.fields import parse_duration, parse_secret_source, parse_share, parse_size
+from sensor.config.schema import Config, Registry
 from sensor.secret import FromEnv, FromFile, FromKeyring, InPlace, Secret
 
 
@@ -30,6 +31,16 @@ def test_sizes(value: object, size: int) -> None:
 def test_what_is_no_size(value: object) -> None:
     with pytest.raises(ValueError, match="expected a size such as"):
         parse_size(value)
+
+
+def test_shares() -> None:
+    assert [parse_share(text) for text in ("0%", " 50 % ", "100%", 0.25)] == [0.0, 0.5, 1.0, 0.25]
+
+
+@pytest.mark.parametrize("value", ["50", 50, "101%", "-1%", 1.5, "", None, True])
+def test_what_is_no_share(value: object) -> None:
+    with pytest.raises(ValueError, match="expected a share such as"):
+        parse_share(value)
 
 
 def test_secret_sources() -> None:
@@ -67,5 +78,7 @@ def test_registries_by_name_and_their_platforms() -> None:
 
 def test_empty_secrets_of_a_registry_are_not_set() -> None:
     assert Registry.model_validate({"name": "a", "url": "u", "password": None, "token": None}).password is None
+    nested = Registry.model_validate({"name": "a", "url": "u", "aws": {"secret_access_key": None}})
+    assert nested.aws.secret_access_key is None
     with pytest.raises(ValidationError):
         Registry.model_validate("words")

@@ -103,6 +103,7 @@ def test_a_reference_without_a_host_is_refused_with_the_way_out() -> None:
         ("r.example.com", f"app@sha256:{HEX}", f"r.example.com/app@sha256:{HEX}"),
         ("docker.io", "nginx:1.27", "docker.io/library/nginx:1.27"),
         ("docker.io", "acme/app:1", "docker.io/acme/app:1"),
+        ("registry.hub.docker.com", "nginx:1", "registry.hub.docker.com/library/nginx:1"),
         ("r.example.com", "other.example.com/app:1", "other.example.com/app:1"),
     ],
 )

@@ -76,7 +76,7 @@ async def test_no_link_reaches_a_registry_of_another_link() -> None:
     found = sites(ONE, TWO)
     default, own = names(found)
     for host, link in (("one.example", own), ("two.example", default), ("elsewhere.example", own)):
-        with pytest.raises(ConfigError, match=f"{host} is not one of this link's registries"):
+        with pytest.raises(ConfigError, match=f"{host}[a-z/]* is not one of this link's registries"):
             await found.registry_for(parse_reference(f"{host}/team/app:1"), link)
     with pytest.raises(ConfigError, match="it has none"):
         await found.registry_for(parse_reference("elsewhere.example/team/app:1"), "a link that is no more")
@@ -90,6 +90,20 @@ async def test_over_the_default_link_any_other_host_is_asked_without_credentials
     assert (settings.password, settings.token, client.host) == (None, None, "elsewhere.example")
     assert (await found.registry_for(parse_reference("elsewhere.example/other:1"), link))[1] is client
     await found.close()
+
+
+async def test_on_a_shared_host_the_narrowest_namespace_has_the_credential() -> None:
+    whole = Settings(name="whole", url="quay.io")
+    team = Settings(name="team", url="quay.io/team", provider="quay")
+    found = sites(whole, team)
+    link = found.links[0].name
+    assert (await found.registry_for(parse_reference("quay.io/team/app:1"), link))[0].name == "team"
+    assert (await found.registry_for(parse_reference("quay.io/teams/app:1"), link))[0].name == "whole"
+    await found.close()
+    only = sites(team)
+    with pytest.raises(ConfigError, match=r"quay\.io/other/app is not one of this link's registries"):
+        await only.registry_for(parse_reference("quay.io/other/app:1"), only.links[0].name)
+    await only.close()
 
 
 async def test_docker_hub_has_several_names() -> None:

@@ -20,10 +20,17 @@ class Authority:
     """One self-signed authority."""
 
     def __init__(
-        self, name: str = "Test CA", organisation: str = "Example Org", *, names: tuple[str, ...] = ()
+        self,
+        name: str = "Test CA",
+        organisation: str = "Example Org",
+        *,
+        names: tuple[str, ...] = (),
+        valid: tuple[dt.datetime, dt.datetime] = (_FROM, _TO),
     ) -> None:
+        """`names` are further names of the server certificates, `valid` is their time."""
         self.name = name
         self._names = names
+        self._valid = valid
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = x509.Name(
             [
@@ -62,8 +69,8 @@ class Authority:
             .issuer_name(self._subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(_FROM)
-            .not_valid_after(_TO)
+            .not_valid_before(self._valid[0])
+            .not_valid_after(self._valid[1])
             .add_extension(names, critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)

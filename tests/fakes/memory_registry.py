@@ -25,7 +25,7 @@ from sensor.model.manifest import (
     parse_manifest,
 )
 from sensor.registry.errors import CannotEnumerate, RegistryNotFound
-from sensor.registry.port import FetchedManifest, Listing, ManifestHead, Ping
+from sensor.registry.port import FetchedManifest, Listing, ManifestHead, Method, Ping, Standing
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 
@@ -43,6 +43,10 @@ class MemoryRegistry:
         """Repository ("" for the list of repositories) to the reason why its listing is not complete."""
         self.enumerable = True
         self.tells_digests = False
+        self.pushed: dict[str, dict[str, float]] = {}
+        """Repository to tag to the Unix time that listings tell."""
+        self.withheld: dict[str, dict[str, str]] = {}
+        """Repository ("" for the list of repositories) to names that are held back, and why."""
         self.chunk = 64 * 1024
         self.most_at_once = 0
         self._at_once = 0
@@ -127,6 +131,10 @@ class MemoryRegistry:
         return self._host
 
     @property
+    def namespace(self) -> str:
+        return ""
+
+    @property
     def requests(self) -> int:
         return self.calls.total()
 
@@ -175,6 +183,12 @@ class MemoryRegistry:
             await asyncio.sleep(0)
             yield data[start : start + self.chunk]
 
+    async def method(self) -> Method:
+        return Method(name="none")
+
+    async def standing(self) -> Standing:
+        return Standing(identity="memory")
+
     async def close(self) -> None:
         pass
 
@@ -191,7 +205,15 @@ class MemoryRegistry:
     def _listing(self, name: str, names: tuple[str, ...]) -> Listing:
         reason = self.partial.get(name, "")
         digests = dict(self.tagged[name]) if self.tells_digests and name else {}
-        return Listing(names=names, complete=not reason, reason=reason, digests=digests)
+        return Listing(
+            names=names,
+            complete=not reason,
+            reason=reason,
+            digests=digests,
+            pushed=self.pushed.get(name, {}),
+            withheld=self.withheld.get(name, {}),
+            source="memory" if name else "memory catalogue",
+        )
 
     async def _called(self, verb: str, name: str) -> None:
         self.calls[verb, name] += 1

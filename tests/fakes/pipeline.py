@@ -24,6 +24,7 @@ from sensor import events
 from sensor.advisories.database import database_path
 from sensor.advisories.shelf import AdvisoryShelf
 from sensor.advisories.update import import_sources
+from sensor.catalog.ledgers import Ledgers
 from sensor.catalog.snapshots import Snapshots
 from sensor.config.schema import Globs
 from sensor.config.schema import Registry as Settings
@@ -46,6 +47,7 @@ from sensor.scan.packages import ECOSYSTEMS
 from sensor.scan.stream import catalogers_key
 from sensor.secret import FromEnv
 from sensor.storage import Storage, open_storage
+from sensor.work.intake import Intake
 from sensor.work.lanes import ALL_LANES
 from sensor.work.queue import Item, TableQueue
 from tests.advisories.archives import archive, entry, record
@@ -83,6 +85,8 @@ class FakeSites:
     registries: dict[str, Registry]
     links: list[Link]
     wanted: tuple[str, ...] = ("linux/amd64",)
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further settings of every registry."""
 
     def names(self) -> tuple[str, ...]:
         return tuple(self.registries)
@@ -91,7 +95,9 @@ class FakeSites:
         if name not in self.registries:
             message = f"there is no registry {name!r} in the configuration"
             raise ConfigError(message)
-        settings = Settings(name=name, url=self.registries[name].host, tags=Globs(exclude=("*.sig",)))
+        settings = Settings.model_validate(
+            {"name": name, "url": self.registries[name].host, "tags": Globs(exclude=("*.sig",)), **self.more}
+        )
         return settings, self.registries[name]
 
     async def registry_for(self, reference: Reference, link: str) -> tuple[Settings, Registry]:
@@ -273,7 +279,14 @@ async def bench(
     )
     filled: list[int] = []
     pipeline = Pipeline(
-        storage=storage, queue=queue, snapshots=snapshots, judge=judge, sites=sites, filled=lambda: filled.append(1)
+        storage=storage,
+        queue=queue,
+        snapshots=snapshots,
+        ledgers=Ledgers(snapshots=snapshots, publish=told.append),
+        judge=judge,
+        sites=sites,
+        intake=Intake(storage=storage, clock=clock, directory=state),
+        filled=lambda: filled.append(1),
     )
     try:
         yield Bench(

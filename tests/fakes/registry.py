@@ -74,6 +74,8 @@ class Behaviour:
     alter_manifest: bool = False
     """Send other bytes than the digest's."""
     schema1: bool = False
+    manifest_headers: dict[str, str] = field(default_factory=dict)
+    """Sent with every manifest."""
     manifest_type: str = ""
     """Instead of the manifest's own media type."""
     oversize: int = 0
@@ -397,7 +399,7 @@ class FakeRegistry:
             data = data.replace(b'"size":', b'"size": ', 1)
         if behaviour.oversize:
             data = data + b" " * (behaviour.oversize - len(data))
-        headers = {"Content-Type": media_type}
+        headers = {"Content-Type": media_type, **behaviour.manifest_headers}
         if behaviour.digest_header != "none":
             wrong = {"wrong": "sha256:" + "0" * 64, "nonsense": "sha256:xyz"}
             headers["Docker-Content-Digest"] = wrong.get(behaviour.digest_header, digest)

@@ -49,3 +49,15 @@ def test_the_ledger_and_the_links_have_labels() -> None:
     assert found["harborguard_sensor_link_up", 'link=we"ird\n'] == 1
     assert found["harborguard_sensor_last_heartbeat_timestamp_seconds", 'link=we"ird\n'] == NOW.timestamp()
     assert found["harborguard_sensor_advisories_newest_timestamp_seconds",] == NOW.timestamp()
+
+
+def test_quotas_and_holds_are_gauges() -> None:
+    board = StatusBoard()
+    board.handle(events.IntakeChanged(at=NOW, registry="prod", reason="paused"))
+    board.handle(
+        events.QuotaChanged(at=NOW, host="hub.example", limit=100, remaining=42, window_seconds=0.0, source="")
+    )
+    found = samples(board)
+    assert found["harborguard_sensor_intake_held", "registry=prod"] == 1
+    assert found["harborguard_sensor_quota_limit", "host=hub.example"] == 100
+    assert found["harborguard_sensor_quota_remaining", "host=hub.example"] == 42

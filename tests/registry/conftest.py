@@ -12,8 +12,9 @@ import pytest
 from sensor.config.schema import Http, Registry
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.registry.client import Quirks, RegistryClient
-from sensor.registry.kinds.kind import ConfiguredCredential
+from sensor.registry.credentials import ConfiguredCredential
 from sensor.registry.login import Answer
+from sensor.registry.native import Native
 from sensor.registry.session import Session, Terms, parse_address
 from sensor.route import Route
 from sensor.secret import InPlace, Secret
@@ -64,7 +65,7 @@ class Connect(Protocol):
 
 @pytest.fixture
 def connect(pauses: Pauses) -> Connect:
-    """Open a client: `connect(url, username=, password=, token=, trusted_realms=, insecure=, limits=, quirks=, expired=)`."""
+    """Open a client: `connect(url, username=, password=, token=, trusted_realms=, insecure=, limits=, quirks=, native=, expired=)`."""
 
     @contextlib.asynccontextmanager
     async def open_client(
@@ -72,8 +73,10 @@ def connect(pauses: Pauses) -> Connect:
         *,
         limits: Limits = DEFAULT_LIMITS,
         quirks: Quirks | None = None,
+        native: Callable[[Session], Native] | None = None,
         expired: Callable[[Answer], bool] = lambda _answer: False,
         insecure: bool = True,
+        leave: float = 0.0,
         ca_file: str = "",
         proxy: str = "",
         **settings: Any,
@@ -90,7 +93,7 @@ def connect(pauses: Pauses) -> Connect:
             terms=Terms(insecure=insecure, trusted_realms=configured.trusted_realms, expired=expired),
             limits=limits,
         )
-        client = RegistryClient(session, quirks)
+        client = RegistryClient(session, quirks, native(session) if native else None, leave=leave)
         try:
             yield client
         finally:

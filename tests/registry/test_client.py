@@ -8,9 +8,10 @@ from sensor.errors import DataError, NetworkError
 from sensor.limits import Limits
 from sensor.model.digest import Digest
 from sensor.model.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Manifest
-from sensor.registry.client import Quirks, RegistryClient
+from sensor.registry.client import Quirks
 from sensor.registry.errors import (
     CannotEnumerate,
+    ImageWithheld,
     NotARegistry,
     RegistryForbidden,
     RegistryNotFound,
@@ -19,7 +20,7 @@ from sensor.registry.errors import (
     RegistryUnavailable,
     UnexpectedAnswer,
 )
-from sensor.registry.port import Listing
+from sensor.registry.port import Listing, Standing
 from tests.fakes.images import OCI_CONFIG
 from tests.fakes.registry import Behaviour, FakeRegistry
 from tests.registry.conftest import Connect, Images, Pauses
@@ -271,7 +272,7 @@ async def test_nonsense_in_tag_lists_is_dropped_and_counted(images: Images, conn
 
 async def test_null_tags_are_no_tags(images: Images, connect: Connect) -> None:
     async with FakeRegistry(images.store.root, Behaviour(null_tags=True)) as fake, connect(fake.url) as client:
-        assert await client.tags("team/app") == Listing(names=())
+        assert await client.tags("team/app") == Listing(names=(), source="tags/list")
 
 
 async def test_more_names_than_allowed_are_cut(images: Images, connect: Connect) -> None:
@@ -309,18 +310,49 @@ async def test_an_anonymous_client_is_told_to_log_in_rather_than_that_it_cannot_
             await client.repositories()
 
 
-async def test_a_kind_may_list_in_its_own_way(images: Images, connect: Connect) -> None:
-    async def repositories(client: RegistryClient) -> Listing:
-        reply = await client.get("/v2/_catalog", scope="registry:catalog:*")
-        return Listing(names=(f"{reply.status}",))
+class OwnApi:
+    """A provider's API that knows two repositories, or is closed to this credential."""
 
-    async def tags(_client: RegistryClient, repository: str) -> Listing:
-        return Listing(names=("t",), digests={"t": images.app.digest}, reason=repository)
+    def __init__(self, digest: Digest, *, closed: bool = False) -> None:
+        self._digest = digest
+        self._closed = closed
 
-    quirks = Quirks(list_repositories=repositories, list_tags=tags)
-    async with FakeRegistry(images.store.root) as fake, connect(fake.url, quirks=quirks) as client:
-        assert (await client.repositories()).names == ("200",)
-        assert (await client.tags("x")).digests == {"t": images.app.digest}
+    def _check(self) -> None:
+        if self._closed:
+            raise CannotEnumerate("the API wants another right", "grant it")
+
+    async def repositories(self) -> Listing:
+        self._check()
+        return Listing(names=("team/app", "other/app"), source="the API")
+
+    async def tags(self, repository: str) -> Listing:
+        self._check()
+        return Listing(names=("t",), digests={"t": self._digest}, reason=repository, source="the API")
+
+    async def standing(self) -> Standing:
+        return Standing(identity="robot", may_write=False)
+
+
+async def test_a_kind_may_list_by_its_own_api(images: Images, connect: Connect) -> None:
+    async with (
+        FakeRegistry(images.store.root) as fake,
+        connect(fake.url, native=lambda _session: OwnApi(images.app.digest)) as client,
+    ):
+        assert (await client.repositories()).names == ("team/app", "other/app")
+        assert (await client.tags("team/app")).digests == {"t": images.app.digest}
+        assert (await client.standing()).identity == "robot"
+        assert fake.count() == 0
+
+
+async def test_the_protocols_listings_stand_in_for_an_api_that_is_closed(images: Images, connect: Connect) -> None:
+    closed = OwnApi(images.app.digest, closed=True)
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url, native=lambda _session: closed) as client:
+        listing = await client.repositories()
+        assert (listing.source, "team/app" in listing.names) == ("_catalog", True)
+        assert (await client.tags("team/app")).source == "tags/list"
+    async with connect(fake.url, native=lambda _session: closed, quirks=Quirks(catalog=False)) as client:
+        with pytest.raises(CannotEnumerate, match="another right"):
+            await client.repositories()
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
@@ -348,7 +380,7 @@ async def test_forbidden_and_policy_blocks_say_so(images: Images, connect: Conne
     ):
         with pytest.raises(RegistryForbidden, match="403"):
             await client.manifest("team/app", "v1")
-        with pytest.raises(RegistryForbidden, match="412") as raised:
+        with pytest.raises(ImageWithheld, match="412") as raised:
             await client.manifest("team/app", "v1")
         assert "policy" in raised.value.advice
 
@@ -493,3 +525,42 @@ async def test_a_registry_below_a_path_keeps_it(images: Images, connect: Connect
         assert len((await client.repositories()).names) == 4
         assert (await client.manifest("team/app", "v1")).digest == images.app.digest
         assert all(seen.path.startswith("/repository/docker/v2/") for seen in fake.seen)
+
+
+# -- quota -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pull_quota_leaves_a_share_to_others_and_looking_costs_nothing(
+    images: Images, connect: Connect
+) -> None:
+    left = {
+        "ratelimit-limit": "100;w=21600",
+        "ratelimit-remaining": "60;w=21600",
+        "docker-ratelimit-source": "203.0.113.9",
+    }
+    fake_with = Behaviour(manifest_headers=left)
+    counted = Quirks(counts_pulls=True)
+    async with (
+        FakeRegistry(images.store.root, fake_with) as fake,
+        connect(fake.url, quirks=counted, leave=0.5) as client,
+    ):
+        await client.manifest("team/app", "v1")
+        left["ratelimit-remaining"] = "50;w=21600"
+        await client.manifest("team/app", "v1")
+        fake.forget()
+        with pytest.raises(RegistryRateLimited, match=r"203\.0\.113\.9 has 50 of 100 left") as refused:
+            await client.manifest("team/app", "v1")
+        assert refused.value.retry_after
+        assert "quota.leave" in refused.value.advice
+        assert fake.counts() == {"head": 1}
+        assert (await client.head("team/app", "v1")).digest == images.app.digest
+        left["ratelimit-remaining"] = "51;w=21600"
+        await client.manifest("team/app", "v1")
+
+
+async def test_where_pulls_are_not_counted_a_quota_holds_nothing_up(images: Images, connect: Connect) -> None:
+    spent = Behaviour(manifest_headers={"ratelimit-limit": "100", "ratelimit-remaining": "0"})
+    async with FakeRegistry(images.store.root, spent) as fake, connect(fake.url, leave=0.5) as client:
+        await client.manifest("team/app", "v1")
+        await client.manifest("team/app", "v1")
+        assert fake.counts() == {"base": 1, "manifest": 2}

@@ -6,6 +6,7 @@ import pytest
 
 from sensor.errors import RegistryError
 from sensor.registry.errors import (
+    ImageWithheld,
     NotARegistry,
     RegistryForbidden,
     RegistryNotFound,
@@ -33,7 +34,7 @@ URL = "https://user:pw@registry.example/v2/a/manifests/v1?X-Signature=secret#fra
         (404, RegistryNotFound, False),
         (405, UnexpectedAnswer, False),
         (408, RegistryUnavailable, True),
-        (412, RegistryForbidden, False),
+        (412, ImageWithheld, False),
         (429, RegistryRateLimited, True),
         (451, RegistryForbidden, False),
         (500, RegistryUnavailable, True),

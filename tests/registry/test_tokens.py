@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from sensor.registry.errors import UnexpectedAnswer
 from sensor.registry.tokens import (
+    granted,
     is_forbidden_target,
     is_loopback_host,
     is_private_host,
     parse_token,
     refuse_realm,
 )
+from sensor.secret import Secret
 
 PUBLIC = "https://registry.example"
 PRIVATE = "https://10.1.2.3:5000"
@@ -126,3 +128,29 @@ def test_kinds_of_hosts() -> None:
     assert is_forbidden_target("http://0.0.0.0/")
     assert is_forbidden_target("http://[::1/")
     assert not is_forbidden_target("https://10.0.0.1/")
+
+
+def test_what_a_token_says_of_itself() -> None:
+    access = [{"type": "repository", "name": "team/app", "actions": ["pull", "push"]}]
+    found = granted(Secret(jwt({"sub": "robot$ci\x1b", "access": access, "exp": 99.5})))
+    assert found is not None
+    assert (found.subject, found.access, found.expires) == ("robot$ci ", ("repository:team/app:pull,push",), 99.5)
+    assert not found.anonymous
+    for nobody in ("", "(anonymous)", "jfrt@01/users/Anonymous"):
+        other = granted(Secret(jwt({"sub": nobody})))
+        assert other is not None
+        assert other.anonymous
+        assert (other.access, other.expires) == ((), None)
+
+
+@pytest.mark.parametrize(
+    "token", ["opaque", "a.b.c", "a.b", jwt({"iss": "x"}), jwt([]), jwt({"sub": 5}), jwt({"sub": "x", "access": 1})]
+)
+def test_other_tokens_say_nothing(token: str) -> None:
+    assert granted(Secret(token)) is None
+
+
+@given(st.text(max_size=60))
+@settings(deadline=None, max_examples=100)
+def test_no_token_makes_it_raise(text: str) -> None:
+    assert granted(Secret(text)) is None or text.count(".") == 2

@@ -462,3 +462,47 @@ async def test_a_begin_that_takes_no_lock_would_be_noticed(tmp_path: Path) -> No
     with pytest.raises(StateError, match="is locked"):
         await taken_by_two(storage)
     await storage.close()
+
+
+async def test_postponing_one_new_digest_puts_off_its_registry_and_counts_no_attempt(
+    queue: TableQueue, clock: Clock
+) -> None:
+    other = ScanRequest(registry="main-2", repository="a", tag="x", digest=sha256_digest(b"x"))
+    await queue.put(scan("pushed"), Lane.NOW)
+    for work in (other, scan("v1"), scan("v2"), scan("v3")):
+        await queue.put(work, Lane.NEW)
+    pushed, item = await take(queue), await take(queue)
+    assert tag_of(item) == "v3"
+    until = START + timedelta(hours=1)
+    assert await queue.postpone(item, until, "its windows are closed") == 2
+    assert tag_of(await take(queue)) == "x"
+    assert await queue.take("w", ALL_LANES) is None
+    assert await queue.done(pushed)
+    clock.now = until
+    again = await take(queue)
+    assert (tag_of(again), again.attempts, again.error) == ("v3", 1, "its windows are closed")
+
+
+async def test_postponing_does_not_bring_forward_what_waits_longer(queue: TableQueue, clock: Clock) -> None:
+    await queue.put(scan("late"), Lane.NEW, not_before=START + timedelta(hours=9))
+    await queue.put(scan("v1"), Lane.NEW)
+    assert await queue.postpone(await take(queue), START + timedelta(hours=1), "wait") == 0
+    clock.now = START + timedelta(hours=8)
+    assert tag_of(await take(queue)) == "v1"
+    assert await queue.take("w", ALL_LANES) is None
+
+
+async def test_many_digests_are_put_as_one_by_one(queue: TableQueue, storage: Storage) -> None:
+    await queue.put(scan("v3"), Lane.NOW)
+    await queue.put(scan("v5"), Lane.AGAIN, not_before=START + timedelta(days=1))
+    names = [f"v{number}" for number in range(12_000)]
+    async with storage.transaction() as connection:
+        await queue.put_all((scan(name) for name in names), Lane.NEW, connection=connection)
+    counts = await queue.counts()
+    assert (counts[Lane.NOW].waiting, counts[Lane.NEW].waiting, counts[Lane.AGAIN].waiting) == (1, 11_999, 0)
+    assert tag_of(await take(queue)) == "v3"
+    assert [tag_of(await take(queue)) for _ in range(2)] == ["v11999", "v11998"]
+    async with storage.transaction() as connection:
+        await queue.put_all([], Lane.NEW, connection=connection)
+        await queue.put_all([scan("v3")], Lane.NEW, connection=connection)
+    assert (await queue.counts())[Lane.NEW].taken == 2

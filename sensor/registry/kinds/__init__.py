@@ -6,22 +6,46 @@ from sensor.config.schema import Http
 from sensor.config.schema import Registry as Settings
 from sensor.errors import ConfigError
 from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.pacing import Budgets
+from sensor.registry.kinds.acr import ACR
+from sensor.registry.kinds.artifactory import ARTIFACTORY
 from sensor.registry.kinds.distribution import DISTRIBUTION
-from sensor.registry.kinds.kind import Opening, RegistryKind
+from sensor.registry.kinds.dockerhub import DOCKERHUB
+from sensor.registry.kinds.ecr import ECR
+from sensor.registry.kinds.gar import GAR
+from sensor.registry.kinds.ghcr import GHCR
+from sensor.registry.kinds.gitlab import GITLAB
+from sensor.registry.kinds.harbor import HARBOR
+from sensor.registry.kinds.kind import Detection, Opening, RegistryKind
 from sensor.registry.kinds.layout import LAYOUT
+from sensor.registry.kinds.nexus import NEXUS
+from sensor.registry.kinds.quay import QUAY
 from sensor.registry.port import Registry
 from sensor.transport import Retry
 
-KINDS: tuple[RegistryKind, ...] = (LAYOUT, DISTRIBUTION)
+KINDS: tuple[RegistryKind, ...] = (
+    LAYOUT,
+    DOCKERHUB,
+    GAR,
+    GHCR,
+    ACR,
+    ARTIFACTORY,
+    GITLAB,
+    HARBOR,
+    ECR,
+    NEXUS,
+    QUAY,
+    DISTRIBUTION,
+)
 """One line a kind. The last one takes what no other recognises."""
 
 
-def detect(url: str) -> tuple[RegistryKind, str]:
-    """The kind that a URL belongs to, and why."""
+def detect(url: str) -> tuple[RegistryKind, Detection]:
+    """The kind that a URL belongs to, and why. Takes any text."""
     for kind in KINDS:
-        if reason := kind.detect(url):
-            return kind, reason
-    return KINDS[-1], "no provider's address: taken for a plain OCI distribution registry"
+        if found := kind.detect(url):
+            return kind, found
+    return KINDS[-1], Detection(reason="no provider's address: taken for a plain OCI distribution registry")
 
 
 def find_kind(settings: Settings) -> RegistryKind:
@@ -46,10 +70,12 @@ def open_registry(
     *,
     connections_per_host: int = 8,
     retry: Retry | None = None,
+    budgets: Budgets | None = None,
 ) -> Registry:
     """A registry as the configuration describes it, not yet connected; secrets are read when they are first needed.
 
     `retry` says how patiently requests are repeated: somebody who waits at a terminal has less patience than a daemon.
+    `budgets` are shared by all registries of a process, because several may be on one host.
 
     Raises:
         ConfigError: the URL is unusable, or plain HTTP that was not allowed.
@@ -61,5 +87,6 @@ def open_registry(
         limits=limits,
         connections_per_host=connections_per_host,
         retry=retry,
+        budgets=budgets,
     )
     return kind.open(kind, opening)

@@ -1,26 +1,31 @@
 """What a provider of registries is: one value, in one file, named in one line of `KINDS`.
 
-Kinds differ in who they recognise, where the credential comes from, how repositories and tags are best listed, and a few numbers. All
-of that is data or a function here; the protocol itself is `client`'s and `session`'s and is written once.
+Kinds differ in who they recognise, where the credential comes from, how repositories and tags are best listed, what their errors mean, and
+a few numbers. All of that is data or a function here; the protocol itself is `client`'s and `session`'s and is written once.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from sensor.config.schema import Http
 from sensor.config.schema import Registry as Settings
-from sensor.errors import SecretError
+from sensor.errors import RegistryError
 from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.pacing import Budgets, Rate
 from sensor.registry.client import Quirks, RegistryClient
+from sensor.registry.credentials import Anonymous, ConfiguredCredential
+from sensor.registry.docker_config import DockerConfigCredential
+from sensor.registry.errors import RegistryForbidden, RegistryUnauthorized
 from sensor.registry.login import Answer, Basic, Credential, StaticToken
-from sensor.registry.port import Registry
-from sensor.registry.session import Address, CredentialSource, Session, Terms, parse_address
+from sensor.registry.native import Native
+from sensor.registry.port import Method, Registry
+from sensor.registry.programs import PluginCredential
+from sensor.registry.session import Address, CredentialSource, Refusal, Session, Terms, parse_address
 from sensor.route import Route
-from sensor.secret import Secret, read_secret
-from sensor.transport import Retry, Transport
+from sensor.transport import Reply, Retry, Transport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,8 @@ class Opening:
     connections_per_host: int = 8
     retry: Retry | None = None
     """How patiently requests are repeated; None: as suits a daemon."""
+    budgets: Budgets | None = None
+    """Shared with all others that talk to the same hosts; None: its own."""
 
     @property
     def route(self) -> Route:
@@ -45,65 +52,120 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A registry that is being opened, for what its kind builds on top: the provider's own API."""
+
+    opening: Opening
+    address: Address
+    transport: Transport
+    """For the API too: connections, pacing and the count of requests are shared."""
+    session: Session
+    credentials: CredentialSource
+
+    @property
+    def settings(self) -> Settings:
+        """The configured registry."""
+        return self.opening.settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """Why a URL belongs to a provider (shown by `test` and the wizard), and what else it tells: account, region, project."""
+
+    reason: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryKind:
     """A provider. Copy a file, change the value, add one line to `KINDS`."""
 
     name: str
     """As `provider:` in the configuration names it."""
-    detect: Callable[[str], str | None]
-    """Why a URL belongs to this provider (shown by `test` and the wizard), or None. Looks at the text only."""
+    title: str
+    """As people call it."""
+    detect: Callable[[str], Detection | None]
+    """Whether a URL belongs to this provider. Looks at the text only; any text."""
+    recognise: Callable[[Reply], str | None] = lambda _reply: None
+    """Why an answer to `GET /v2/` looks like this provider's, where the URL cannot tell. For hints only: nothing is switched by it."""
     credentials: Callable[[Opening, Transport], CredentialSource] = field(
-        default=lambda opening, _transport: ConfiguredCredential(opening.settings)
+        default=lambda opening, _transport: configured(opening)
     )
     """Where the credential comes from; a cloud's kind asks the machine's identity here."""
+    method: Callable[[Settings, Credential | None], Method] = field(
+        default=lambda _settings, given: plain_method(given)
+    )
+    """Which way of logging in a credential is."""
     address: Callable[[Opening], Address] = field(default=lambda opening: parse_address(opening.settings.url))
     realms: tuple[str, ...] = ()
     """Hosts of the provider's own token service, besides the registry's."""
     expired: Callable[[Answer], bool] = field(default=lambda _answer: False)
-    """Whether a 403 means an expired login rather than a missing right."""
+    """Whether a 400 or 403 means an expired login rather than a missing right."""
+    prefer_basic: bool = False
+    """See `Terms.prefer_basic`."""
+    doubtful: Callable[[Answer], bool] = field(default=lambda _answer: False)
+    """See `Terms.doubtful`."""
+    explain: Callable[[Refusal], RegistryError] = field(default=lambda refusal: refusal.error)
+    """Says an error in the provider's own words: the role or scope to grant, the state of an image (`ImageWithheld`)."""
     quirks: Quirks = field(default_factory=Quirks)
+    rates: Callable[[Settings], Mapping[str, Rate]] = field(default=lambda _settings: {})
+    """What the provider's documentation allows of all requests, by host[:port]; the empty name is the registry's own."""
+    listing_rate: Callable[[Settings], Rate | None] = field(default=lambda _settings: None)
+    """How many pages of listings a second the provider's documentation allows."""
+    native: Callable[[Connection], Native] | None = None
+    """The provider's own API for listing."""
     open: Callable[[RegistryKind, Opening], Registry] = field(default_factory=lambda: open_over_http)
     """Only what is not a registry over HTTP needs its own."""
 
 
-class ConfiguredCredential:
-    """User name and password, or a token, from where the configuration says; read at first use and again after a refusal."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._read = False
-        self._credential: Credential | None = None
-        self._reading = asyncio.Lock()
-
-    async def credential(self, *, renew: bool) -> Credential | None:
-        """The configured credential; None when there is none.
-
-        Raises:
-            SecretError: its source cannot be read, or holds something that cannot be sent.
-        """
-        async with self._reading:
-            if renew or not self._read:
-                self._credential = await asyncio.to_thread(self._load)
-                self._read = True
-            return self._credential
-
-    def _load(self) -> Credential | None:
-        settings = self._settings
-        if settings.token is not None:
-            return StaticToken(token=_one_line(read_secret(settings.token), settings.name))
-        if settings.password is None:
-            return None
-        if ":" in settings.username:
-            message = f"the user name of registry {settings.name} contains a colon"
-            raise SecretError(message, "HTTP Basic cannot carry it (RFC 7617)")
-        return Basic(username=settings.username, password=_one_line(read_secret(settings.password), settings.name))
+def configured(opening: Opening) -> CredentialSource:
+    """The credential that the configuration names, whichever of the ways it is."""
+    settings = opening.settings
+    if settings.auth == "anonymous":
+        return Anonymous()
+    if settings.docker_config is None and settings.plugin is None:
+        return ConfiguredCredential(settings)
+    address = namespaced_address(opening)
+    if settings.docker_config is not None:
+        return DockerConfigCredential(settings.docker_config, address.host, address.namespace)
+    assert settings.plugin is not None  # noqa: S101 - for the type checker
+    return PluginCredential(settings.plugin, f"{address.host}/{address.namespace}".rstrip("/"))
 
 
-def _one_line(secret: Secret, registry: str) -> Secret:
-    if not secret.reveal().isprintable():
-        message = f"the credential of registry {registry} contains line breaks or control characters"
-        raise SecretError(message, "store the secret alone, on one line")
-    return secret
+def has_configured(settings: Settings) -> bool:
+    """Whether the configuration names a credential, so that no identity of the machine is wanted."""
+    return settings.auth == "anonymous" or any(
+        source is not None for source in (settings.password, settings.token, settings.docker_config, settings.plugin)
+    )
+
+
+def plain_method(credential: Credential | None) -> Method:
+    """The way to log in where a provider has no names of its own for them."""
+    match credential:
+        case Basic():
+            return Method(name="user name and password")
+        case StaticToken():
+            return Method(name="bearer token")
+        case _:
+            return Method(name="anonymous")
+
+
+def namespaced_address(opening: Opening) -> Address:
+    """The address of a registry at the root of its host; a path in the URL is the namespace that the credential is for.
+
+    Raises:
+        ConfigError: the URL is unusable.
+    """
+    address = parse_address(opening.settings.url)
+    return Address(host=address.host, scheme=address.scheme, namespace=address.path.strip("/"))
+
+
+def host_of(url: str) -> str:
+    """The host name in a URL, with or without a scheme, in lower case; empty when there is none. Takes any text."""
+    try:
+        return (urlsplit(url if "://" in url else f"//{url}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 def open_over_http(kind: RegistryKind, opening: Opening) -> RegistryClient:
@@ -119,12 +181,45 @@ def open_over_http(kind: RegistryKind, opening: Opening) -> RegistryClient:
         limits=opening.limits,
         connections_per_host=opening.connections_per_host,
         retry=opening.retry,
+        budgets=opening.budgets,
     )
+    for host, rate in kind.rates(settings).items():
+        transport.budget(f"//{host or address.host}").pace(rate)
     terms = Terms(
         insecure=settings.insecure and address.scheme != "https",
         trusted_realms=(*kind.realms, *settings.trusted_realms),
         expired=kind.expired,
+        prefer_basic=kind.prefer_basic,
+        doubtful=kind.doubtful,
+        explain=_explaining(kind, settings),
         headers=dict(kind.quirks.headers),
     )
-    session = Session(address, transport, kind.credentials(opening, transport), terms=terms, limits=opening.limits)
-    return RegistryClient(session, kind.quirks)
+    credentials = kind.credentials(opening, transport)
+    session = Session(address, transport, credentials, terms=terms, limits=opening.limits)
+    native = None
+    if kind.native is not None:
+        connection = Connection(
+            opening=opening, address=address, transport=transport, session=session, credentials=credentials
+        )
+        native = kind.native(connection)
+    return RegistryClient(
+        session,
+        kind.quirks,
+        native,
+        method=lambda credential: kind.method(settings, credential),
+        leave=settings.quota.leave,
+        listing_rate=kind.listing_rate(settings),
+    )
+
+
+def _explaining(kind: RegistryKind, settings: Settings) -> Callable[[Refusal], RegistryError]:
+    """The kind's words; a refused login that looks wrong in the first place is told so."""
+
+    def explain(refusal: Refusal) -> RegistryError:
+        error = kind.explain(refusal)
+        complaint = kind.method(settings, refusal.credential).complaint if refusal.credential is not None else ""
+        if complaint and isinstance(error, (RegistryUnauthorized, RegistryForbidden)) and complaint not in error.advice:
+            return type(error)(error.message, f"{complaint}; {error.advice}" if error.advice else complaint)
+        return error
+
+    return explain

@@ -30,8 +30,8 @@ from sensor.model.manifest import (
 from sensor.model.reference import is_repository, is_tag, parse_reference
 from sensor.registry.client import check_digest
 from sensor.registry.errors import NotARegistry, RegistryNotFound, inert
-from sensor.registry.kinds.kind import Opening, RegistryKind
-from sensor.registry.port import FetchedManifest, Listing, ManifestHead, Ping, Registry
+from sensor.registry.kinds.kind import Detection, Opening, RegistryKind
+from sensor.registry.port import FetchedManifest, Listing, ManifestHead, Method, Ping, Registry, Standing
 
 _SCHEME = "oci:"
 _CONTAINERD_NAME = "io.containerd.image.name"
@@ -148,6 +148,11 @@ class LayoutRegistry:
         return self._host
 
     @property
+    def namespace(self) -> str:
+        """A layout is taken whole."""
+        return ""
+
+    @property
     def requests(self) -> int:
         """Always 0: a disk has no quota."""
         return 0
@@ -226,6 +231,14 @@ class LayoutRegistry:
             message = f"{path}: not of the {descriptor.size} bytes that its manifest says"
             raise DataError(message, "the layout is damaged, or still being written")
 
+    async def method(self) -> Method:
+        """There is no login to a disk."""
+        return Method(name="files on disk")
+
+    async def standing(self) -> Standing:
+        """Nobody is anybody on a disk."""
+        return Standing()
+
     async def close(self) -> None:
         """Nothing to release."""
 
@@ -258,6 +271,9 @@ def _open_layout(_kind: RegistryKind, opening: Opening) -> Registry:
 
 LAYOUT = RegistryKind(
     name="layout",
-    detect=lambda url: "the URL begins with oci: (an image layout on disk)" if url.startswith(_SCHEME) else None,
+    title="OCI image layout",
+    detect=lambda url: (
+        Detection(reason="the URL begins with oci: (an image layout on disk)") if url.startswith(_SCHEME) else None
+    ),
     open=_open_layout,
 )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from sensor.config.schema import Http, Registry
-from sensor.errors import ConfigError, SecretError
+from sensor.errors import ConfigError
 from sensor.registry.client import RegistryClient
 from sensor.registry.kinds import KINDS, detect, find_kind, open_registry
-from sensor.registry.kinds.kind import ConfiguredCredential, Opening, RegistryKind
+from sensor.registry.kinds.kind import Opening, RegistryKind
 from sensor.registry.kinds.layout import LayoutRegistry
-from sensor.registry.login import Basic, StaticToken
-from sensor.secret import FromEnv, FromFile, Secret
 from tests.registry.conftest import Images
 
 
@@ -31,8 +28,8 @@ def test_every_kind_can_be_named_in_the_configuration(kind: RegistryKind) -> Non
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_detection_takes_any_text_and_gives_a_reason(kind: RegistryKind) -> None:
     for url in ("", "registry.example", "https://[::1", "oci:/x", "\x00", "a" * 5000):
-        reason = kind.detect(url)
-        assert reason is None or reason
+        found = kind.detect(url)
+        assert found is None or found.reason
 
 
 def test_names_are_unique_and_the_last_kind_takes_everything() -> None:
@@ -42,12 +39,12 @@ def test_names_are_unique_and_the_last_kind_takes_everything() -> None:
 
 
 def test_detects_by_url_and_says_why() -> None:
-    kind, reason = detect("oci:/images")
+    kind, found = detect("oci:/images")
     assert kind.name == "layout"
-    assert "oci:" in reason
-    kind, reason = detect("registry.example:5000")
+    assert "oci:" in found.reason
+    kind, found = detect("registry.example:5000")
     assert kind.name == "distribution"
-    assert reason
+    assert found.reason
 
 
 async def test_a_named_provider_wins_over_the_url() -> None:
@@ -77,30 +74,6 @@ def test_own_route_settings_win_over_the_general_ones() -> None:
 def test_plain_http_needs_the_operators_word() -> None:
     with pytest.raises(ConfigError, match="plain HTTP"):
         open_registry(settings(url="http://registry.example"))
-
-
-async def test_secrets_are_read_at_use_and_again_after_a_refusal(tmp_path: Path) -> None:
-    file = tmp_path / "secret"
-    source = ConfiguredCredential(settings(username="u", password=FromFile(str(file))))
-    with pytest.raises(SecretError):
-        await source.credential(renew=False)
-    file.write_text("first\n")
-    assert await source.credential(renew=False) == Basic(username="u", password=Secret("first"))
-    file.write_text("second\n")
-    assert await source.credential(renew=False) == Basic(username="u", password=Secret("first"))
-    assert await source.credential(renew=True) == Basic(username="u", password=Secret("second"))
-
-
-async def test_the_kinds_of_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOME_TOKEN", "abc")
-    assert await ConfiguredCredential(settings()).credential(renew=False) is None
-    token = await ConfiguredCredential(settings(token=FromEnv("SOME_TOKEN"))).credential(renew=False)
-    assert token == StaticToken(token=Secret("abc"))
-    monkeypatch.setenv("SOME_TOKEN", "two\nlines")
-    with pytest.raises(SecretError, match="line breaks"):
-        await ConfiguredCredential(settings(token=FromEnv("SOME_TOKEN"))).credential(renew=False)
-    with pytest.raises(SecretError, match="colon"):
-        await ConfiguredCredential(settings(username="a:b", password=FromEnv("SOME_TOKEN"))).credential(renew=False)
 
 
 async def test_a_registry_is_opened_and_used(images: Images) -> None:

@@ -1,0 +1,122 @@
+"""What all providers' own APIs share: names from page to page, and what bounds a listing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sensor.config.schema import Registry
+from sensor.limits import Limits
+from sensor.model.reference import is_repository
+from sensor.registry.native import Names, joined, wanted_namespaces
+from sensor.registry.port import Listing
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def names(**limits: int) -> Names:
+    return Names(Limits(**limits), is_repository, source="an API")
+
+
+def test_names_come_with_what_was_told_about_them() -> None:
+    found = names()
+    found.add("team/app", digest=DIGEST, pushed=1.0)
+    found.add("team/app", withheld="archived")
+    found.add("team/odd", digest="nonsense")
+    for nonsense in (None, "", "CAPITALS", "team//app"):
+        found.add(nonsense)
+    listing = found.listing
+    assert listing.names == ("team/app", "team/odd")
+    assert listing.digests == {"team/app": DIGEST}
+    assert listing.pushed == {"team/app": 1.0}
+    assert listing.withheld == {"team/app": "archived"}
+    assert (listing.dropped, listing.complete, listing.source) == (4, True, "an API")
+
+
+def test_too_many_names_make_the_listing_partial() -> None:
+    found = names(listing_entries=2)
+    for name in ("a", "b", "c", "a"):
+        found.add(name)
+    assert found.listing.names == ("a", "b")
+    assert found.listing.reason == "more than 2 names"
+    assert not found.another_page()
+
+
+def test_pages_without_end_are_left() -> None:
+    found = names(pages=3)
+    asked = 0
+    while True:
+        found.add(f"a{asked}")
+        asked += 1
+        if not found.another_page():
+            break
+    assert asked == 3
+    assert "more than 3 pages" in found.listing.reason
+
+
+def test_pages_that_bring_nothing_new_are_a_circle_unless_they_are_useful() -> None:
+    found = names()
+    found.add("a")
+    assert [found.another_page() for _ in range(4)] == [True, True, True, False]
+    assert "circle" in found.reason
+    found = names()
+    assert all(found.another_page(useful=True) for _ in range(20))
+
+
+def test_a_cursor_that_comes_again_is_a_circle() -> None:
+    found = names()
+    found.add("a")
+    assert found.another_page("x")
+    found.add("b")
+    assert found.another_page("y")
+    found.add("c")
+    assert not found.another_page("x")
+    assert "circle" in found.listing.reason
+
+
+def test_the_first_reason_is_kept() -> None:
+    found = names()
+    found.partial("one")
+    found.partial("two")
+    assert found.listing.reason == "one"
+
+
+def test_listings_are_joined() -> None:
+    whole = Listing(names=("a", "b"), dropped=1)
+    part = Listing(names=("b", "c"), complete=False, reason="denied", dropped=2)
+    both = joined([whole, part], source="an API")
+    assert (both.names, both.complete, both.reason, both.dropped) == (("a", "b", "c"), False, "denied", 3)
+    assert joined([whole], source="").complete
+
+
+def configured(**repositories: object) -> Registry:
+    return Registry.model_validate({"name": "one", "url": "registry.example", "repositories": repositories})
+
+
+@pytest.mark.parametrize(
+    ("repositories", "namespace", "wanted"),
+    [
+        ({}, "", ()),
+        ({}, "team", ("team",)),
+        ({"namespaces": ["/a/", "b", "a", "/"]}, "team", ("a", "b")),
+        ({"include": ["team/app", "ops/**"]}, "", ("team/app", "ops")),
+        ({"include": ["team/sub/*", "team/sub/[ab]", "team/sub/x?"]}, "", ("team/sub",)),
+        ({"include": ["team/*", "*/app"]}, "", ()),
+        ({"include": ["**/app"]}, "", ()),
+        ({"include": ["team-*/app"]}, "", ()),
+        ({"include": []}, "", ()),
+        ({"include": ["team/*"]}, "other", ("other",)),
+    ],
+)
+def test_what_bounds_a_listing(repositories: dict[str, object], namespace: str, wanted: tuple[str, ...]) -> None:
+    assert wanted_namespaces(configured(**repositories), namespace) == wanted
+
+
+@given(st.lists(st.text(alphabet="ab/*?[]!", min_size=1, max_size=12), min_size=1, max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_no_bound_holds_a_wildcard(patterns: list[str]) -> None:
+    for bound in wanted_namespaces(configured(include=patterns)):
+        assert bound
+        assert not set("*?[]") & set(bound)
+        assert not bound.startswith("/")
