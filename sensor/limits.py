@@ -37,6 +37,17 @@ class Limits:
     layers: int = 1_024
     """Layers of one image. Docker's own overlay driver stops at 128."""
 
+    archive_members: int = 100_000
+    """Members of one image archive. A hundred images have some thousand; a root file system may have more, and is no archive of images."""
+    archive_index_bytes: int = 32 * MIB
+    """Names and small documents of one image archive that are kept in memory. A thousand images take about 10 MiB."""
+    archive_directory_bytes: int = 256 * MIB
+    """The same of all archives in a directory together; the older ones above it are not looked at."""
+    archive_files: int = 10_000
+    """Files of one directory of image archives; the rest is not looked at."""
+    archive_inflated_bytes: int = 256 * GIB
+    """Inflated bytes of one image archive that is compressed as a whole."""
+
     layer_entries: int = 3_000_000
     """Members of one layer's tar. The largest public images have about one million files in all."""
     layer_bytes: int = 64 * GIB

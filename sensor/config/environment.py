@@ -177,8 +177,8 @@ class _Environment:
 
 def _name_for(url: str) -> str:
     """A registry name made of its host, for a registry that only the environment names."""
-    path = url.removeprefix("oci:").rstrip("/")
-    host = path.rpartition("/")[2] if path != url.rstrip("/") else urlsplit(url if "://" in url else f"//{url}").netloc
+    place = on_disk(url)
+    host = place[1].rstrip("/").rpartition("/")[2] if place else urlsplit(url if "://" in url else f"//{url}").netloc
     host = host.rpartition("@")[2]
     return re.sub(r"[^a-z0-9._-]+", "-", host.lower()).strip("-._")[:63] or "registry"
 

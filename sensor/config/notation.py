@@ -9,6 +9,15 @@ import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
+ON_DISK = {"oci": "layout", "archive": "archive", "oci-archive": "archive", "docker-archive": "archive"}
+"""Schemes of registries on disk, with their providers. The last two are skopeo's words for what `archive` tells apart by itself."""
+
+
+def on_disk(url: str) -> tuple[str, str] | None:
+    """Scheme and path of a registry on disk (`oci:/path`, `archive:/path`); None for one on a network. Takes any text."""
+    scheme, colon, path = url.partition(":")
+    return (scheme, path.removeprefix("//")) if colon and scheme in ON_DISK else None
+
 
 def check_glob(pattern: str) -> str:
     """What is wrong with a glob, or an empty string. `*`, `**`, `?`, `[a-z]` and `[!a-z]` have a meaning."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from sensor.config.notation import check_glob, has_host, is_host_port, split_url
+from sensor.config.notation import ON_DISK, check_glob, has_host, is_host_port, on_disk, split_url
 from sensor.config.problems import Findings, KeyPath, show_path
 from sensor.config.regex import check_regex
 from sensor.config.schema import Keep, Registry, Rule
@@ -21,8 +21,6 @@ from sensor.errors import DataError
 from sensor.model.reference import is_repository
 from sensor.versions.semver_range import parse_range
 
-_ON_DISK = {"oci": "layout", "archive": "archive"}
-"""Schemes of registries on disk, with their providers."""
 _EVERYTHING = frozenset({"*", "**"})
 _NAMESPACE = re.compile(r"[A-Za-z0-9~][A-Za-z0-9._:~-]*(?:/[A-Za-z0-9~][A-Za-z0-9._:~-]*)*")
 _HOUR, _CENTURY = 3600.0, 36_525 * 86_400.0
@@ -30,9 +28,8 @@ _HOUR, _CENTURY = 3600.0, 36_525 * 86_400.0
 
 def check_registry(path: KeyPath, registry: Registry, found: Findings) -> None:
     """Everything about one registry but its schedule, platforms and connection, which others have too."""
-    scheme = registry.url.partition(":")[0]
-    if scheme in _ON_DISK:
-        _check_on_disk(path, registry, scheme, found)
+    if (place := on_disk(registry.url)) is not None:
+        _check_on_disk(path, registry, *place, found)
     else:
         _check_address(path, registry, found)
         check_login(path, registry, found)
@@ -90,12 +87,11 @@ def _path(text: str) -> str:
 # --- where it is ------------------------------------------------------------------------------------------------------------------
 
 
-def _check_on_disk(path: KeyPath, registry: Registry, scheme: str, found: Findings) -> None:
-    provider = _ON_DISK[scheme]
+def _check_on_disk(path: KeyPath, registry: Registry, scheme: str, place: str, found: Findings) -> None:
+    provider = ON_DISK[scheme]
     what = "an image layout" if scheme == "oci" else "image archives"
     if registry.provider not in {"auto", provider}:
         found.wrong((*path, "provider"), f"an {scheme}: URL means {what} on disk; use auto or {provider}")
-    place = registry.url.removeprefix(f"{scheme}:").removeprefix("//")
     if not place.startswith("/"):
         example = "oci:/path/to/an/OCI/image/layout" if scheme == "oci" else "archive:/path/to/image/archives"
         found.wrong((*path, "url"), f"expected {example}")
@@ -108,7 +104,7 @@ def _check_on_disk(path: KeyPath, registry: Registry, scheme: str, found: Findin
 
 
 def _check_address(path: KeyPath, registry: Registry, found: Findings) -> None:
-    for scheme, provider in _ON_DISK.items():
+    for scheme, provider in ON_DISK.items():
         if registry.provider == provider:
             found.wrong((*path, "provider"), f"{provider} needs a URL such as {scheme}:/path")
             return

@@ -126,6 +126,6 @@ def _with_default_registry(link: Link, config: Config) -> Link:
 
 def _host(registry: Registry) -> str:
     url = registry.url
-    if url.startswith("oci:"):
+    if on_disk(url) is not None:
         return ""
     return url.partition("://")[2].partition("/")[0] if "://" in url else url.partition("/")[0]

@@ -7,6 +7,7 @@ limit, and speaks through the sensor's own connections (`gcp_pipe`). What a toke
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import json
 import os
@@ -192,14 +193,18 @@ class GoogleIdentity:
         # the metadata service is never behind a proxy, under whatever address it goes
         route = replace(self._route, no_proxy=(*self._route.no_proxy, *_metadata_names()))
         transport, stop = Transport(route, limits=self._limits), threading.Event()
+        # a thread of its own: it waits for the loop, which needs the common threads to resolve names
+        thread = concurrent.futures.ThreadPoolExecutor(1, "google-auth")
         try:
             async with asyncio.timeout(self._seconds + _GRACE_SECONDS):
-                self._loaded = await asyncio.to_thread(functools.partial(self._work, loaded, transport, loop, stop))
+                work = functools.partial(self._work, loaded, transport, loop, stop)
+                self._loaded = await loop.run_in_executor(thread, work)
         except TimeoutError as error:
             message = f"Google gave no token within {self._seconds:.0f} seconds"
             raise NetworkError(message, _OFFLINE) from error
         finally:
             stop.set()
+            thread.shutdown(wait=False)
             await transport.close()
         return None if self._loaded is None else _token(self._loaded)
 

@@ -22,7 +22,8 @@ from sensor.registry.credentials import Anonymous
 from sensor.registry.kinds import KINDS, detect, find_kind, open_registry
 from sensor.registry.kinds.kind import Detection, Opening, RegistryKind
 from sensor.registry.port import Registry
-from sensor.registry.session import Session, Terms, parse_address
+from sensor.registry.session import Session
+from sensor.registry.terms import Terms, parse_address
 from sensor.transport import Reply, Retry, Transport
 
 __all__ = ["Notice", "Report", "Sample", "Step", "check_connection", "check_registry", "describe_report"]

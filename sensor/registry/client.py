@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from sensor.errors import DataError, RegistryError, SensorError
+from sensor.errors import DataError
 from sensor.limits import MIB
 from sensor.model.digest import Digest, is_digest, parse_digest
 from sensor.model.manifest import (
@@ -29,49 +29,22 @@ from sensor.registry.errors import (
     CannotEnumerate,
     NotARegistry,
     RegistryForbidden,
-    RegistryNotFound,
     RegistryRateLimited,
     RegistryUnauthorized,
-    UnexpectedAnswer,
-    error_codes,
     is_html,
     shown_url,
 )
+from sensor.registry.listings import Listings
 from sensor.registry.login import Basic, Credential
 from sensor.registry.native import Native
-from sensor.registry.pages import Paging, next_link, parse_page, repository_paging, tag_paging
 from sensor.registry.port import FetchedManifest, Listing, ManifestHead, Method, Ping, Standing
+from sensor.registry.quirks import Quirks
 from sensor.registry.session import Session
 from sensor.transport import Reply
 
-_CATALOG_IDLE_SECONDS = 600.0
-"""distribution walks its storage for `_catalog`: minutes on an object store."""
 _QUOTA_PAUSE = 1800.0
 """Seconds until a spent quota is looked at again; it comes back little by little over its window."""
 _GENERIC_TYPES = frozenset({"", "application/json", "text/plain", "application/octet-stream"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quirks:
-    """Where a provider differs from the plain protocol without needing code of its own."""
-
-    catalog: bool = True
-    """Whether `_catalog` is of any use there."""
-    catalog_page: int = 1000
-    """`n` of the first `_catalog` request; distribution refuses more. 0 sends none."""
-    tags_page: int = 1000
-    catalog_scope: str = "registry:catalog:*"
-    pull_actions: str = "pull"
-    scope_name: Callable[[str], str] = lambda repository: repository
-    """The repository as the token service calls it (Artifactory leaves its own key out)."""
-    path_name: Callable[[str], str] = lambda repository: repository
-    """The repository as the registry's paths call it (Docker Hub: library/nginx for nginx)."""
-    next_page: Callable[[str, str], str] = lambda _url, target: target
-    """Mends the target of a Link header, given the URL that was asked (Artifactory and Nexus send links that lead nowhere)."""
-    counts_pulls: bool = False
-    """Whether each GET of a manifest takes from a quota that HEAD tells for nothing (Docker Hub)."""
-    headers: tuple[tuple[str, str], ...] = ()
-    """Sent with every request to the registry itself."""
 
 
 class RegistryClient:
@@ -96,7 +69,7 @@ class RegistryClient:
         self._native = native
         self._method = method
         self._leave = leave
-        self._listing_rate = listing_rate
+        self._listings = Listings(session, self._quirks, listing_rate)
         self._limits = session.limits
 
     @property
@@ -175,35 +148,15 @@ class RegistryClient:
                 if not self._quirks.catalog:
                     raise
                 return self._inside(await self._catalog_instead(cannot))
-        return self._inside(await self._catalog())
+        return self._inside(await self._listings.repositories())
 
     async def _catalog_instead(self, cannot: CannotEnumerate) -> Listing:
         """`_catalog` where the provider's API cannot be used; when that fails too, the advice is the provider's."""
         try:
-            return await self._catalog()
+            return await self._listings.repositories()
         except CannotEnumerate as error:
             message = f"{cannot.message}; {error.message}"
             raise CannotEnumerate(message, cannot.advice or error.advice) from cannot
-
-    async def _catalog(self) -> Listing:
-        url = await self.session.url("/v2/_catalog")
-        paging = repository_paging(url, prefix=self.session.prefix + "_catalog", limits=self._limits)
-        try:
-            listing = await self._listing(
-                paging, url, "repositories", self._quirks.catalog_scope, self._quirks.catalog_page
-            )
-        except (RegistryForbidden, RegistryNotFound) as error:
-            raise _cannot_enumerate(error) from error
-        except RegistryUnauthorized as error:
-            # a credential that is refused as such is no question of rights
-            if not await self.session.has_credential() or "authentication failed" in error.message:
-                raise
-            raise _cannot_enumerate(error) from error
-        except UnexpectedAnswer as error:
-            if "status 405" in error.message:
-                raise _cannot_enumerate(error) from error
-            raise
-        return replace(listing, source="_catalog")
 
     def _inside(self, listing: Listing) -> Listing:
         """Without what lies outside the namespace of the configured URL."""
@@ -223,11 +176,7 @@ class RegistryClient:
                 return await self._native.tags(repository)
             except CannotEnumerate:
                 pass  # the protocol's own listing costs more requests, but needs no other right than to pull
-        path = f"{self._checked(repository)}/tags/list"
-        url = await self.session.url(f"/v2/{path}")
-        paging = tag_paging(url, prefix=self.session.prefix + path, limits=self._limits)
-        listing = await self._listing(paging, url, "tags", self._pull(repository), self._quirks.tags_page)
-        return replace(listing, source="tags/list")
+        return await self._listings.tags(self._checked(repository), self._pull(repository))
 
     async def head(self, repository: str, target: str) -> ManifestHead:
         """Digest and type of a tag or digest. Costs one HEAD; a registry that does not tell digests costs a GET as well.
@@ -328,14 +277,6 @@ class RegistryClient:
             async for chunk in chunks:
                 yield chunk
 
-    async def get(self, path: str, *, scope: str = "", most_bytes: int | None = None) -> Reply:
-        """GET a path below the registry's base, logged in: for the native APIs of provider kinds.
-
-        Raises:
-            SensorError: no answer, or a status other than 200.
-        """
-        return await self._get(await self.session.url(path), scope, most_bytes=most_bytes)
-
     async def _get(
         self,
         url: str,
@@ -343,47 +284,11 @@ class RegistryClient:
         *,
         accept: str = "application/json",
         most_bytes: int | None = None,
-        idle_seconds: float | None = None,
     ) -> Reply:
-        reply = await self.session.fetch(
-            "GET", url, scope=scope, headers={"Accept": accept}, most_bytes=most_bytes, idle_seconds=idle_seconds
-        )
+        reply = await self.session.fetch("GET", url, scope=scope, headers={"Accept": accept}, most_bytes=most_bytes)
         if reply.status != 200:
             raise await self.session.error("GET", reply, scope)
         return reply
-
-    async def _listing(self, paging: Paging, base: str, kind: str, scope: str, size: int) -> Listing:
-        reply = await self._first_page(base, scope, size)
-        while True:
-            entries = _entries(reply, kind)
-            following = paging.after(reply.url, entries, self._links(reply))
-            if following is None:
-                return paging.listing
-            try:
-                await self.session.transport.take_turn(f"{self.host} listings", self._listing_rate)
-                reply = await self._get(following, scope, idle_seconds=_CATALOG_IDLE_SECONDS)
-                _entries(reply, kind)
-            except SensorError as error:
-                paging.broken(f"a later page failed: {error.message}")
-                return paging.listing
-
-    async def _first_page(self, base: str, scope: str, size: int) -> Reply:
-        """The first page; a registry that finds `n` too large says 400, and is asked for half."""
-        while True:
-            url = f"{base}?n={size}" if size else base
-            await self.session.transport.take_turn(f"{self.host} listings", self._listing_rate)
-            reply = await self.session.fetch(
-                "GET", url, scope=scope, headers={"Accept": "application/json"}, idle_seconds=_CATALOG_IDLE_SECONDS
-            )
-            if reply.status == 200:
-                return reply
-            if reply.status != 400 or not size:
-                raise await self.session.error("GET", reply, scope)
-            size = size // 2 if "PAGINATION_NUMBER_INVALID" in error_codes(reply.body) else 0
-
-    def _links(self, reply: Reply) -> tuple[str, ...]:
-        target = next_link(reply.header_lists.get("link", ()))
-        return () if target is None else (f'<{self._quirks.next_page(reply.url, target)}>; rel="next"',)
 
     def _pull(self, repository: str) -> str:
         return f"repository:{self._quirks.scope_name(repository)}:{self._quirks.pull_actions}"
@@ -414,20 +319,6 @@ def check_digest(data: bytes, expected: str, what: str) -> Digest:
         message = f"{what}: the bytes hash to {actual}, not to {expected}"
         raise DataError(message, "the registry's storage or a proxy in between has altered them")
     return actual
-
-
-def _entries(reply: Reply, kind: str) -> list[object]:
-    if is_html(reply.body, reply.headers.get("content-type", "")):
-        message = f"GET {shown_url(reply.url)}: a web page instead of a list of {kind}"
-        raise NotARegistry(message, "check host, port and path, and any proxy in between")
-    return parse_page(reply.body, kind, reply.url)
-
-
-def _cannot_enumerate(error: RegistryError) -> CannotEnumerate:
-    return CannotEnumerate(
-        f"repositories cannot be listed: {error.message}",
-        "name them in repositories.names, or give the credential the right to list the catalogue",
-    )
 
 
 def _media_type(reply: Reply) -> str:

@@ -106,7 +106,9 @@ def error_detail(body: bytes) -> str:
     try:
         said = msgspec.json.decode(body, type=_Body)
         found = "; ".join(f"{item.code}: {item.message}".strip(": ") for item in (said.errors or ())[:3])
-        return inert(found or next((one for one in (said.details, said.detail, said.message) if isinstance(one, str)), ""))
+        return inert(
+            found or next((one for one in (said.details, said.detail, said.message) if isinstance(one, str)), "")
+        )
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return "" if is_html(body) or body[:1] in b"{[" else inert(body[:_MOST_DETAIL].decode("utf-8", "replace"))

@@ -11,11 +11,13 @@ import pytest
 
 from sensor.config.schema import Http, Registry
 from sensor.limits import DEFAULT_LIMITS, Limits
-from sensor.registry.client import Quirks, RegistryClient
+from sensor.registry.client import RegistryClient
 from sensor.registry.credentials import ConfiguredCredential
 from sensor.registry.login import Answer
 from sensor.registry.native import Native
-from sensor.registry.session import Session, Terms, parse_address
+from sensor.registry.quirks import Quirks
+from sensor.registry.session import Session
+from sensor.registry.terms import Terms, parse_address
 from sensor.route import Route
 from sensor.secret import InPlace, Secret
 from sensor.transport import Transport

@@ -1,4 +1,4 @@
-"""Addresses, schemes, and logging in over the wire."""
+"""Schemes, and logging in over the wire."""
 
 from __future__ import annotations
 
@@ -9,54 +9,11 @@ import pytest
 
 from sensor.errors import ConfigError, NetworkError
 from sensor.registry.errors import RegistryForbidden, RegistryUnauthorized, UnexpectedAnswer
-from sensor.registry.session import Address, parse_address
 from tests.fakes.certificates import Authority
 from tests.fakes.registry import Behaviour, FakeRegistry
 from tests.registry.conftest import Connect, Images
 
 KNOWN = {"username": "sensor", "password": "secret"}
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("registry.example", Address(host="registry.example")),
-        (" registry.example:5000 ", Address(host="registry.example:5000")),
-        ("https://Registry.Example/", Address(host="registry.example", scheme="https")),
-        ("http://10.0.0.1:5000/v2/", Address(host="10.0.0.1:5000", scheme="http")),
-        ("host/repository/docker/v2", Address(host="host", path="/repository/docker")),
-        ("https://[::1]:5000", Address(host="[::1]:5000", scheme="https")),
-    ],
-)
-def test_addresses(text: str, address: Address) -> None:
-    assert parse_address(text) == address
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "https://",
-        "ftp://host",
-        "host:port",
-        "host:99999",
-        "https://[::1",
-        "a b",
-        "host?x=1",
-        "host#frag",
-        "oci:/x y",
-    ],
-)
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(ConfigError, match="address of a registry"):
-        parse_address(text)
-
-
-def test_a_user_name_in_an_address_is_refused_without_repeating_it() -> None:
-    with pytest.raises(ConfigError) as raised:
-        parse_address("https://alice:secret@registry.example")
-    assert "secret" not in str(raised.value)
-    assert "alice" not in str(raised.value)
 
 
 async def test_plain_http_must_be_allowed(images: Images, connect: Connect) -> None:

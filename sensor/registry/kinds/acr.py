@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from sensor.identity.azure import AzureIdentity
 from sensor.pacing import Rate
-from sensor.registry.client import Quirks
 from sensor.registry.credentials import Anonymous
 from sensor.registry.kinds.acr_api import PULL_ACTIONS, AcrApi
 from sensor.registry.kinds.acr_login import Exchange, GivenCredential, MachineCredential
 from sensor.registry.kinds.acr_words import CATALOG, HOST, explain, method_of, uses_identity
 from sensor.registry.kinds.kind import Detection, Opening, RegistryKind, host_of, namespaced_address
-from sensor.registry.session import CredentialSource
+from sensor.registry.quirks import Quirks
+from sensor.registry.terms import CredentialSource
 from sensor.transport import Reply, Transport
 
 _CLOUDS = {

@@ -23,7 +23,7 @@ from sensor.registry.kinds.acr_login import NETWORK_ADVICE, NOBODY, TOKEN_USERS,
 from sensor.registry.kinds.kind import has_configured, host_of
 from sensor.registry.login import Basic, Credential, StaticToken
 from sensor.registry.port import Method
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 
 CATALOG = "registry:catalog:*"
 """The scope of listing."""

@@ -19,7 +19,6 @@ import msgspec
 
 from sensor.config.schema import Registry as Settings
 from sensor.errors import ConfigError, RegistryError
-from sensor.registry.client import Quirks
 from sensor.registry.errors import (
     AUTHENTICATION_FAILED,
     ImageWithheld,
@@ -34,7 +33,8 @@ from sensor.registry.kinds.gathered import same_path
 from sensor.registry.kinds.kind import Detection, Opening, RegistryKind, host_of, open_over_http
 from sensor.registry.login import Basic, Credential
 from sensor.registry.port import Method, Registry, Standing
-from sensor.registry.session import Address, Refusal, parse_address
+from sensor.registry.quirks import Quirks
+from sensor.registry.terms import Address, Refusal, parse_address
 from sensor.secret import Secret
 from sensor.transport import Reply
 

@@ -17,7 +17,7 @@ import msgspec
 from sensor.config.schema import Registry as Settings
 from sensor.errors import RegistryError
 from sensor.registry.challenge import parse_challenges
-from sensor.registry.client import Quirks, RegistryClient
+from sensor.registry.client import RegistryClient
 from sensor.registry.errors import (
     CannotEnumerate,
     RegistryForbidden,
@@ -31,7 +31,9 @@ from sensor.registry.kinds.kind import Connection
 from sensor.registry.login import Credential
 from sensor.registry.native import Api
 from sensor.registry.port import Listing, Standing
-from sensor.registry.session import Address, Refusal, Session, Terms
+from sensor.registry.quirks import Quirks
+from sensor.registry.session import Session
+from sensor.registry.terms import Address, Refusal, Terms
 from sensor.transport import Reply, Retry
 
 _REALM_KEY = re.compile(r"/api/(?:docker|oci)/(?P<key>[^/]+)/v2/token/?$")

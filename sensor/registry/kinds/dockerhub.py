@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from sensor.config.schema import Registry as Settings
 from sensor.errors import RegistryError
-from sensor.registry.client import Quirks
 from sensor.registry.errors import (
     RegistryForbidden,
     RegistryNotFound,
@@ -26,7 +25,8 @@ from sensor.registry.kinds.kind import Connection, Detection, Opening, RegistryK
 from sensor.registry.login import Credential, StaticToken
 from sensor.registry.native import Native
 from sensor.registry.port import Method
-from sensor.registry.session import Address, Refusal
+from sensor.registry.quirks import Quirks
+from sensor.registry.terms import Address, Refusal
 
 HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _SERVING = "registry-1.docker.io"

@@ -35,7 +35,7 @@ from sensor.registry.login import Basic, Credential, StaticToken
 from sensor.registry.native import Api, Names, joined, wanted_namespaces
 from sensor.registry.pages import is_listed_tag
 from sensor.registry.port import Listing, Standing
-from sensor.registry.session import CredentialSource
+from sensor.registry.terms import CredentialSource
 from sensor.secret import Secret, SecretSource, read_secret
 from sensor.transport import Reply
 

@@ -16,7 +16,6 @@ from sensor.errors import ConfigError, RegistryError
 from sensor.identity.aws import AwsIdentity, Patience, Place
 from sensor.pacing import Rate
 from sensor.registry.challenge import parse_challenges
-from sensor.registry.client import Quirks
 from sensor.registry.errors import (
     AUTHENTICATION_FAILED,
     ImageWithheld,
@@ -45,7 +44,8 @@ from sensor.registry.kinds.kind import (
 from sensor.registry.login import Answer, Basic, Credential, StaticToken
 from sensor.registry.native import Native
 from sensor.registry.port import Method
-from sensor.registry.session import CredentialSource, Refusal
+from sensor.registry.quirks import Quirks
+from sensor.registry.terms import CredentialSource, Refusal
 from sensor.transport import Reply, Transport
 
 PUBLIC_HOSTS = frozenset({"public.ecr.aws", "ecr-public.aws.com"})

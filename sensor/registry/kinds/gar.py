@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 from sensor.config.schema import Registry as Settings
 from sensor.pacing import Rate
 from sensor.registry.challenge import parse_challenges
-from sensor.registry.client import Quirks
 from sensor.registry.kinds.gar_api import GarNative
 from sensor.registry.kinds.gar_login import credentials, method
 from sensor.registry.kinds.gar_places import read_host, read_place
 from sensor.registry.kinds.gar_words import explain
 from sensor.registry.kinds.kind import Detection, RegistryKind, host_of, namespaced_address
+from sensor.registry.quirks import Quirks
 from sensor.transport import Reply
 
 _RATE = Rate(per_second=500.0, burst=100)

@@ -184,7 +184,8 @@ class GarNative:
 
         A whole project can only be walked on a gcr.io host. A site may let the registry's host through and the API's not.
         """
-        if not place.repository or not (self._is_denied(error) or isinstance(error, NetworkError)):
+        refused = self._is_denied(error) and not isinstance(error, CannotEnumerate)
+        if not place.repository or not (refused or isinstance(error, NetworkError)):
             return False
         try:
             await self._tag_lists.walk(place.path, gathered)
@@ -226,7 +227,12 @@ class GarNative:
             if repository.mode == "REMOTE_REPOSITORY":
                 gcr = self._host is not None and self._host.gcr
                 self._remote.add(place.project_path if gcr else f"{place.project_path}/{repository.id}")
-            await self._images(place, repository, gathered)
+            try:
+                await self._images(place, repository, gathered)
+            except (RegistryForbidden, RegistryNotFound) as error:
+                if place.repository:
+                    raise
+                gathered.partial(f"the repository {repository.id} could not be listed: {error.message}")
 
     async def _find(self, place: Place, gathered: Gathered) -> list[_Repository]:
         """The repositories of a place. A host of Google's names the location; elsewhere all of them are asked."""

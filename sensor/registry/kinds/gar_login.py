@@ -23,7 +23,7 @@ from sensor.registry.kinds.gathered import api_credentials
 from sensor.registry.kinds.kind import Connection, Opening, configured, has_configured, host_of
 from sensor.registry.login import Basic, Credential, StaticToken
 from sensor.registry.port import Method
-from sensor.registry.session import CredentialSource
+from sensor.registry.terms import CredentialSource
 from sensor.secret import InPlace, Secret
 from sensor.transport import Transport
 

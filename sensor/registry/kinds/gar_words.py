@@ -21,7 +21,7 @@ from sensor.registry.errors import (
 )
 from sensor.registry.kinds.gar_login import NARROW_SCOPES, IdentityToken, key_principal
 from sensor.registry.login import Basic, Credential
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 from sensor.transport import Reply
 
 ROLE = "roles/artifactregistry.reader"

@@ -21,7 +21,7 @@ from sensor.registry.kinds.kind import Connection
 from sensor.registry.native import Authorise
 from sensor.registry.pages import is_listed_tag
 from sensor.registry.port import Listing
-from sensor.registry.session import CredentialSource
+from sensor.registry.terms import CredentialSource
 
 _FRESH_SECONDS = 900.0
 """A crawl asks for the tags right after the repositories; whoever asks later wants to know anew."""

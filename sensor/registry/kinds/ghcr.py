@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from sensor.config.schema import Registry as Settings
 from sensor.errors import ConfigError, RegistryError
-from sensor.registry.client import Quirks
 from sensor.registry.errors import (
     AUTHENTICATION_FAILED,
     UNAUTHENTICATED,
@@ -36,7 +35,8 @@ from sensor.registry.kinds.kind import (
 from sensor.registry.login import Answer, Credential, StaticToken
 from sensor.registry.native import Native, wanted_namespaces
 from sensor.registry.port import Method
-from sensor.registry.session import Address, CredentialSource, Refusal
+from sensor.registry.quirks import Quirks
+from sensor.registry.terms import Address, CredentialSource, Refusal
 from sensor.transport import Transport
 
 _RESIDENCY = re.compile(r"containers\.(?P<enterprise>[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\.ghe\.com")

@@ -31,7 +31,7 @@ from sensor.registry.kinds.kind import (
 )
 from sensor.registry.login import Basic, Credential, StaticToken
 from sensor.registry.port import Method, Registry
-from sensor.registry.session import Address, CredentialSource, Refusal
+from sensor.registry.terms import Address, CredentialSource, Refusal
 from sensor.transport import Reply, Transport
 
 _WEB_HOSTS = frozenset({"gitlab.com", "www.gitlab.com"})

@@ -24,7 +24,7 @@ from sensor.registry.kinds.harbor_native import HarborNative
 from sensor.registry.kinds.kind import Detection, Opening, RegistryKind
 from sensor.registry.login import Basic, Credential, StaticToken
 from sensor.registry.port import Method
-from sensor.registry.session import Address, Refusal, parse_address
+from sensor.registry.terms import Address, Refusal, parse_address
 from sensor.transport import Reply
 
 _PORTAL = frozenset({"harbor", "account", "api", "c", "devcenter-api-2.0", "service", "v2"})

@@ -15,7 +15,7 @@ from sensor.config.schema import Registry as Settings
 from sensor.errors import RegistryError
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.pacing import Budgets, Rate
-from sensor.registry.client import Quirks, RegistryClient
+from sensor.registry.client import RegistryClient
 from sensor.registry.credentials import Anonymous, ConfiguredCredential
 from sensor.registry.docker_config import DockerConfigCredential
 from sensor.registry.errors import RegistryForbidden, RegistryUnauthorized
@@ -23,7 +23,9 @@ from sensor.registry.login import Answer, Basic, Credential, StaticToken
 from sensor.registry.native import Native
 from sensor.registry.port import Method, Registry
 from sensor.registry.programs import PluginCredential
-from sensor.registry.session import Address, CredentialSource, Refusal, Session, Terms, parse_address
+from sensor.registry.quirks import Quirks
+from sensor.registry.session import Session
+from sensor.registry.terms import Address, CredentialSource, Refusal, Terms, parse_address
 from sensor.route import Route
 from sensor.transport import Reply, Retry, Transport
 

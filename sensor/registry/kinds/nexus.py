@@ -16,7 +16,6 @@ from functools import partial
 
 from sensor.config.schema import Registry as Settings
 from sensor.errors import ConfigError, RegistryError
-from sensor.registry.client import Quirks
 from sensor.registry.errors import (
     AUTHENTICATION_FAILED,
     NotARegistry,
@@ -30,7 +29,8 @@ from sensor.registry.kinds.kind import Opening, RegistryKind, open_over_http
 from sensor.registry.kinds.nexus_api import REPOSITORY_PATH, Layout, NexusApi
 from sensor.registry.login import Basic, Credential
 from sensor.registry.port import Method, Registry
-from sensor.registry.session import Address, Refusal, parse_address
+from sensor.registry.quirks import Quirks
+from sensor.registry.terms import Address, Refusal, parse_address
 from sensor.transport import Reply
 
 _NAME_CODE = re.compile(r"[A-Za-z0-9_-]{8}")

@@ -13,7 +13,6 @@ from sensor.config.schema import Registry as Settings
 from sensor.errors import RegistryError
 from sensor.pacing import Rate
 from sensor.registry.challenge import parse_challenges
-from sensor.registry.client import Quirks
 from sensor.registry.errors import (
     CannotEnumerate,
     ImageWithheld,
@@ -26,7 +25,8 @@ from sensor.registry.kinds.quay_api import OAUTH, QuayApi
 from sensor.registry.login import Basic, Credential, StaticToken
 from sensor.registry.native import Native
 from sensor.registry.port import Method
-from sensor.registry.session import Refusal
+from sensor.registry.quirks import Quirks
+from sensor.registry.terms import Refusal
 from sensor.transport import Reply
 
 _HOST = "quay.io"

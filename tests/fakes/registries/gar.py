@@ -84,6 +84,8 @@ class GarFake(ProviderFake):
         """The token of a page that fails."""
         self.circle = False
         """Whether pages of the API never end."""
+        self.denied: set[str] = set()
+        """Repositories whose images the API does not list."""
         self.extra: list[dict[str, Any]] = []
         """Further entries of every list of images."""
         self.lists: dict[str, tuple[int, Any, Mapping[str, str]]] = {}
@@ -322,7 +324,7 @@ class GarFake(ProviderFake):
         }
         if path in lists:
             return self._listed(request, *lists[path])
-        if name not in self.repositories:
+        if name not in self.repositories or (name in self.denied and path.endswith("/dockerImages")):
             return _refusal(403, "PERMISSION_DENIED", f'Permission denied on resource "{path}" (or it may not exist)')
         if path.endswith("/dockerImages"):
             return self._listed(request, "dockerImages", self.docker_images(name))

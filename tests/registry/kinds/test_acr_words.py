@@ -22,7 +22,7 @@ from sensor.registry.errors import (
 from sensor.registry.kinds.acr_login import NOBODY
 from sensor.registry.kinds.acr_words import CATALOG, explain, method_of, registry_name, uses_identity
 from sensor.registry.login import Answer, Basic, Credential, StaticToken
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 from sensor.secret import Secret
 from tests.fakes.azure import jwt
 

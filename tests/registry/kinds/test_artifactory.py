@@ -30,7 +30,7 @@ from sensor.registry.kinds import open_registry
 from sensor.registry.kinds.artifactory import ARTIFACTORY, address, detect, explain, method, read_claims, standing
 from sensor.registry.kinds.kind import Opening
 from sensor.registry.login import Basic, StaticToken
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 from sensor.secret import Secret
 from sensor.transport import Reply, Retry
 from tests.fakes.registries.artifactory import API_KEY, PASSWORD, USER, ArtifactoryFake, jwt, reference_token

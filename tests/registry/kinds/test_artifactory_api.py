@@ -16,7 +16,7 @@ from sensor.registry.errors import (
     RegistryRateLimited,
 )
 from sensor.registry.kinds.artifactory_api import Layout
-from sensor.registry.session import Address
+from sensor.registry.terms import Address
 from tests.fakes.registries.artifactory import LOCAL, REMOTE, TWIN, USER, VIRTUAL, ArtifactoryFake, row
 from tests.fakes.registries.provider import PUSHED, TAGS
 from tests.registry.kinds.test_artifactory import SETTINGS, connected

@@ -24,7 +24,7 @@ from sensor.registry.errors import (
 from sensor.registry.kinds import open_registry
 from sensor.registry.kinds.dockerhub import DOCKERHUB, HOSTS, detect, explain, method
 from sensor.registry.login import Answer, Basic, StaticToken
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 from sensor.registry.tokens import refuse_realm
 from sensor.secret import Secret
 from sensor.transport import Retry

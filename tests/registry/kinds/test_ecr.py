@@ -29,7 +29,7 @@ from sensor.registry.kinds.ecr import (
 )
 from sensor.registry.kinds.ecr_login import EcrPassword
 from sensor.registry.login import Answer, Basic, Credential, StaticToken
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 from sensor.secret import Secret
 from sensor.transport import Reply
 from tests.fakes.aws import ACCOUNT

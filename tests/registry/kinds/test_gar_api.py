@@ -144,11 +144,14 @@ async def test_without_any_project_the_keys_to_set_are_named(fake: GarFake, conn
 
 
 @pytest.mark.parametrize("name", ["everything", "web"])
-async def test_a_virtual_repository_that_is_named_is_explained(connect: Open, name: str) -> None:
+async def test_a_virtual_repository_that_is_named_is_explained_and_not_walked(
+    fake: GarFake, connect: Open, name: str
+) -> None:
     async with connect(repositories={"namespaces": [f"{PROJECT}/{name}"]}) as registry:
         with pytest.raises(CannotEnumerate, match="virtual repository") as refused:
             await registry.repositories()
     assert "behind it" in refused.value.advice
+    assert asked(fake, "registry") == []
 
 
 async def test_a_repository_that_is_not_there_is_explained(fake: GarFake, connect: Open) -> None:
@@ -248,6 +251,19 @@ async def test_of_several_places_one_that_is_refused_makes_it_partial(fake: GarF
     assert set(listing.names) == set(fake.names)
     assert not listing.complete
     assert "not everything could be listed" in listing.reason
+
+
+async def test_a_repository_of_a_project_that_is_refused_makes_it_partial(fake: GarFake, connect: Open) -> None:
+    fake.denied.add("data")
+    async with connect() as registry:
+        listing = await registry.repositories()
+    assert set(listing.names) == set(fake.names) - {f"{PROJECT}/data/db"}
+    assert not listing.complete
+    assert "the repository data could not be listed" in listing.reason
+    fake.forbidden.add(f"{PROJECT}/data")
+    async with connect(repositories={"namespaces": [f"{PROJECT}/data"]}) as registry:
+        with pytest.raises(CannotEnumerate, match="or it may not exist"):
+            await registry.repositories()
 
 
 async def test_a_site_that_lets_only_the_registry_through_can_still_walk(

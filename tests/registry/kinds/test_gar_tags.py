@@ -16,7 +16,8 @@ from sensor.registry.credentials import ConfiguredCredential
 from sensor.registry.errors import CannotEnumerate, RegistryForbidden, RegistryNotFound, UnexpectedAnswer
 from sensor.registry.kinds.gar_tags import TagLists
 from sensor.registry.kinds.gathered import Gathered
-from sensor.registry.session import Session, Terms, parse_address
+from sensor.registry.session import Session
+from sensor.registry.terms import Terms, parse_address
 from sensor.transport import Retry, Transport
 from tests.fakes.gcp import PROJECT
 from tests.fakes.registries.gar import GarFake

@@ -20,7 +20,7 @@ from sensor.registry.errors import (
 from sensor.registry.kinds.gar_login import IdentityToken
 from sensor.registry.kinds.gar_words import explain, explain_api
 from sensor.registry.login import Answer, Basic, Credential, StaticToken
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 from sensor.secret import Secret
 from sensor.transport import Reply
 

@@ -24,7 +24,7 @@ from sensor.registry.errors import (
 from sensor.registry.kinds import open_registry
 from sensor.registry.kinds.ghcr import api_base, detect, explain, may_be_throttled, method, pause_in
 from sensor.registry.login import Answer, Basic, StaticToken
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 from sensor.secret import Secret
 from sensor.transport import Retry
 from tests.fakes.registries.ghcr import PAT, USER, GhcrFake, pem

@@ -28,7 +28,7 @@ from sensor.registry.kinds import find_kind, open_registry
 from sensor.registry.kinds.gitlab import GITLAB, detect, explain, method, rates, recognise
 from sensor.registry.kinds.kind import Opening
 from sensor.registry.login import Answer, Basic, Credential, StaticToken
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 from sensor.secret import Secret
 from sensor.transport import Reply, Retry
 from tests.fakes.registries.distribution import DistributionFake

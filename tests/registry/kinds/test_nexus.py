@@ -26,7 +26,7 @@ from sensor.registry.kinds.kind import Opening
 from sensor.registry.kinds.nexus import NEXUS, address, explain, method
 from sensor.registry.kinds.nexus_api import Layout
 from sensor.registry.login import Answer, Basic, StaticToken
-from sensor.registry.session import Address, Refusal
+from sensor.registry.terms import Address, Refusal
 from sensor.secret import Secret
 from sensor.transport import Reply, Retry
 from tests.fakes.registries.nexus import HOSTED, NAME_CODE, PASS_CODE, PASSWORD, USER, NexusFake

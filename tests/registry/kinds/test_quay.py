@@ -23,7 +23,7 @@ from sensor.registry.kinds import open_registry
 from sensor.registry.kinds.quay import QUAY, explain, listing_rate, method, recognise
 from sensor.registry.login import Answer, Basic, StaticToken
 from sensor.registry.port import Registry as Client
-from sensor.registry.session import Refusal
+from sensor.registry.terms import Refusal
 from sensor.secret import Secret
 from sensor.transport import Reply, Retry
 from tests.fakes.registries.provider import Login
