@@ -26,9 +26,9 @@ from sensor import events
 from sensor.catalog.crawl import crawl
 from sensor.catalog.diff import Crawl, Diff, DigestState, diff_catalogue
 from sensor.catalog.ledgers import Ledgers
-from sensor.catalog.select import Cause, withheld
+from sensor.catalog.news import news_of
+from sensor.catalog.select import withheld
 from sensor.catalog.snapshots import Snapshots, Standing
-from sensor.control_plane.jobs import scanner_notes
 from sensor.control_plane.links import Link
 from sensor.errors import ConfigError, DataError, SensorError, StateError
 from sensor.inventory.image import NotAnImage
@@ -40,9 +40,9 @@ from sensor.model.reference import Reference, parse_reference
 from sensor.model.request import JobRequest, Lane, ScanRequest, SweepRequest
 from sensor.registry.errors import ImageWithheld, RegistryNotFound, RegistryRateLimited
 from sensor.registry.port import Registry
-from sensor.report.document import FailedScan, envelope, failed_envelope
-from sensor.report.entries import Kind, NewEntry, put
-from sensor.report.outbox import new_scan_id
+from sensor.report.answers import answer, refusal, standalone
+from sensor.report.document import FailedScan
+from sensor.report.entries import NewEntry, put
 from sensor.scan.match import match_inventory
 from sensor.storage import Storage
 from sensor.work.intake import Hold, Intake
@@ -165,25 +165,8 @@ class Pipeline:
 
     async def _tell(self, seen: Crawl, diff: Diff) -> None:
         now = self._now()
-        for change in diff.vanished:
-            self._publish(
-                events.RepositoryVanished(
-                    at=now, registry=seen.registry, repository=change.repository, reason=change.reason
-                )
-            )
-        for repository in seen.repositories:
-            for tag in repository.tags:
-                if not tag.decision.selected:
-                    self._publish(
-                        events.TagSkipped(
-                            at=now,
-                            registry=seen.registry,
-                            repository=repository.name,
-                            tag=tag.tag,
-                            rule=tag.decision.rule,
-                            withheld=tag.decision.cause is Cause.WITHHELD,
-                        )
-                    )
+        for event in news_of(seen, diff, now):
+            self._publish(event)
         self._publish(
             events.SweepFinished(
                 at=now,
@@ -320,33 +303,12 @@ class Pipeline:
 
     async def _entry(self, link: Link, result: ImageResult) -> NewEntry:
         """A result as the outbox takes it."""
-        scan_id = new_scan_id()
-        make = partial(envelope, sensor=self.sites.identity(link.name), limits=self.judge.layers.limits)
-        document = await asyncio.to_thread(make, result, scan_id=scan_id)
-        return NewEntry(
-            link=link.name,
-            kind=Kind.STANDALONE,
-            scan_id=scan_id,
-            reference=result.reference,
-            digest=result.digest,
-            body=document.body,
-        )
+        sensor, limits = self.sites.identity(link.name), self.judge.layers.limits
+        return await asyncio.to_thread(standalone, link.name, result, sensor=sensor, limits=limits)
 
     async def _answer(self, work: JobRequest, item: Item, verdict: Verdict) -> None:
-        result = verdict.judged[0].result
-        notes = scanner_notes(work.scanners)
-        make = partial(envelope, sensor=self.sites.identity(work.link), limits=self.judge.layers.limits)
-        document = await asyncio.to_thread(make, result, scan_id=work.job, notes=notes)
-        entry = NewEntry(
-            link=work.link,
-            kind=Kind.JOB,
-            scan_id=work.job,
-            reference=work.reference,
-            digest=result.digest,
-            body=document.body,
-            outcome="completed",
-            error="; ".join((*notes, *document.shortened)),
-        )
+        sensor, limits = self.sites.identity(work.link), self.judge.layers.limits
+        entry = await asyncio.to_thread(answer, work, verdict.judged[0].result, sensor=sensor, limits=limits)
         async with self._ending(item) as connection:
             for judged in verdict.judged:
                 await self._store(connection, verdict.digest, judged)
@@ -363,19 +325,8 @@ class Pipeline:
             started_at=rfc3339(started),
             finished_at=rfc3339(self._now()),
         )
-        document = failed_envelope(
-            failed, scan_id=work.job, sensor=self.sites.identity(work.link), limits=self.judge.layers.limits
-        )
-        entry = NewEntry(
-            link=work.link,
-            kind=Kind.JOB,
-            scan_id=work.job,
-            reference=work.reference,
-            digest=digest or "",
-            body=document.body,
-            outcome="failed",
-            error=reason,
-        )
+        sensor, limits = self.sites.identity(work.link), self.judge.layers.limits
+        entry = refusal(work, failed, digest=digest, sensor=sensor, limits=limits)
         async with self._ending(item) as connection:
             await put(connection, entry, now=self._now().timestamp())
         self.filled()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from sensor.config.notation import on_disk
 from sensor.config.problems import KeyPath, Problem
 
 _URL = ("HARBORGUARD_URL", "HG_DASHBOARD_URL")

@@ -68,7 +68,7 @@ def _is_same(registry: Registry, other: Registry) -> bool:
 
 def _place(url: str) -> str:
     """Host, port and path, without what does not make a difference."""
-    if url.partition(":")[0] in _ON_DISK:
+    if on_disk(url) is not None:
         return url.rstrip("/")
     split = split_url(url)
     if split is None:

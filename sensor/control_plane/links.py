@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
+from sensor.config.notation import on_disk
 from sensor.config.schema import Config, ControlPlane, Registry
 from sensor.errors import ConfigError
 from sensor.route import Route

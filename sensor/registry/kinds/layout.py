@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from sensor.errors import ConfigError, DataError
 from sensor.limits import DEFAULT_LIMITS, MIB, Limits
@@ -78,16 +79,38 @@ def read_layout(root: Path, repository_default: str, limits: Limits = DEFAULT_LI
     if b"imageLayoutVersion" not in _read_small(root / "oci-layout", limits):
         message = f"{root} is not an OCI image layout"
         raise NotARegistry(message, "expected a directory with oci-layout, index.json and blobs/")
-    index = parse_manifest(_read_small(root / "index.json", limits), OCI_INDEX)
+    return Layout(root=root, images=images_of(_read_small(root / "index.json", limits), repository_default))
+
+
+def images_of(data: bytes, repository_default: str) -> dict[str, dict[str, Descriptor]]:
+    """What an `index.json` holds: repository -> tag -> descriptor.
+
+    Raises:
+        DataError: it is malformed.
+    """
+    index = parse_manifest(data, OCI_INDEX)
     assert isinstance(index, Index)  # noqa: S101 - for the type checker: the shape is checked against the type
     images: dict[str, dict[str, Descriptor]] = {}
     for entry in index.manifests:
         repository, tag = _name_of(entry, repository_default, alone=len(index.manifests) == 1)
-        tags = images.setdefault(repository, {})
-        if tag in tags and tags[tag].digest != entry.digest:
-            tag = f"{tag[:100]}.{_short(entry.digest)}"  # the writer's mistake; neither is lost
-        tags[tag] = entry
-    return Layout(root=root, images=images)
+        file_under(images.setdefault(repository, {}), tag, entry)
+    return images
+
+
+class _Identified(Protocol):
+    @property
+    def digest(self) -> Digest: ...
+
+
+_Entry = TypeVar("_Entry", bound=_Identified)
+
+
+def file_under(tags: dict[str, _Entry], tag: str, entry: _Entry) -> str:
+    """Give an entry its tag, or one made of tag and digest where another image has it already: neither is lost. Returns the tag."""
+    if tag in tags and tags[tag].digest != entry.digest:
+        tag = f"{tag[:100]}.{short(entry.digest)}"
+    tags[tag] = entry
+    return tag
 
 
 def _read_small(path: Path, limits: Limits) -> bytes:
@@ -111,7 +134,7 @@ def _read_small(path: Path, limits: Limits) -> bytes:
 def _name_of(entry: Descriptor, repository_default: str, *, alone: bool) -> tuple[str, str]:
     """Repository and tag: containerd writes the full name, skopeo a bare tag or a full reference, others nothing."""
     annotations = entry.annotations or {}
-    unnamed = "latest" if alone else f"untagged-{_short(entry.digest)}"
+    unnamed = "latest" if alone else f"untagged-{short(entry.digest)}"
     for text in (annotations.get(_CONTAINERD_NAME, ""), annotations.get(_REF_NAME, "")):
         if is_tag(text):
             return repository_default, text
@@ -123,13 +146,19 @@ def _name_of(entry: Descriptor, repository_default: str, *, alone: bool) -> tupl
     return repository_default, unnamed
 
 
-def _short(digest: str) -> str:
+def short(digest: str) -> str:
+    """The start of a digest, for names."""
     return digest.partition(":")[2][:12]
 
 
 def repository_name(directory: Path) -> str:
     """A repository name made of a directory's, for images that bring none."""
-    name = re.sub(r"[^a-z0-9]+", "-", directory.resolve().name.lower()).strip("-")
+    return repository_of(directory.resolve().name)
+
+
+def repository_of(name: str) -> str:
+    """A repository name made of a file's name."""
+    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return name if is_repository(name) else "images"
 
 
@@ -206,16 +235,7 @@ class LayoutRegistry:
 
     async def config(self, repository: str, descriptor: Descriptor) -> ImageConfig:
         """Read and check an image configuration."""
-        if descriptor.size > self._limits.config_bytes:
-            message = (
-                f"the image configuration {descriptor.digest} is larger than {self._limits.config_bytes // MIB} MiB"
-            )
-            raise DataError(
-                message, "the limit protects the sensor from hostile answers; an honest registry stays far below it"
-            )
-        data = b"".join([chunk async for chunk in self.blob(repository, descriptor)])
-        check_digest(data, descriptor.digest, str(self._root))
-        return parse_image_config(data)
+        return await read_config(self.blob(repository, descriptor), descriptor, self._limits, str(self._root))
 
     async def blob(self, repository: str, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:  # noqa: ARG002 - blobs are shared
         """Read a blob in pieces of 1 MiB. The caller checks the digest."""
@@ -241,6 +261,22 @@ class LayoutRegistry:
 
     async def close(self) -> None:
         """Nothing to release."""
+
+
+async def read_config(chunks: AsyncIterator[bytes], descriptor: Descriptor, limits: Limits, where: str) -> ImageConfig:
+    """Read and check an image configuration.
+
+    Raises:
+        DataError: it is too large, has another digest, or is malformed.
+    """
+    if descriptor.size > limits.config_bytes:
+        message = f"the image configuration {descriptor.digest} is larger than {limits.config_bytes // MIB} MiB"
+        raise DataError(
+            message, "the limit protects the sensor from hostile answers; an honest registry stays far below it"
+        )
+    data = b"".join([chunk async for chunk in chunks])
+    check_digest(data, descriptor.digest, where)
+    return parse_image_config(data)
 
 
 def media_type_of(document: Manifest | Index, entry: Descriptor | None = None) -> str:

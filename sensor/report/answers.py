@@ -1,0 +1,63 @@
+"""What goes into the outbox: a result of a sweep, the answer to a job, the answer to a job that could not be done.
+
+Pure; making the envelope of a large image takes a while, so callers do it in a thread and before they hold the write lock.
+"""
+
+from __future__ import annotations
+
+from sensor.control_plane import wire
+from sensor.control_plane.jobs import scanner_notes
+from sensor.limits import Limits
+from sensor.model.digest import Digest
+from sensor.model.finding import ImageResult
+from sensor.model.request import JobRequest
+from sensor.report.document import FailedScan, envelope, failed_envelope
+from sensor.report.entries import Kind, NewEntry
+from sensor.report.outbox import new_scan_id
+
+
+def standalone(link: str, result: ImageResult, *, sensor: wire.Sensor, limits: Limits) -> NewEntry:
+    """A result that nobody asked for, for one link."""
+    scan_id = new_scan_id()
+    document = envelope(result, sensor=sensor, limits=limits, scan_id=scan_id)
+    return NewEntry(
+        link=link,
+        kind=Kind.STANDALONE,
+        scan_id=scan_id,
+        reference=result.reference,
+        digest=result.digest,
+        body=document.body,
+    )
+
+
+def answer(work: JobRequest, result: ImageResult, *, sensor: wire.Sensor, limits: Limits) -> NewEntry:
+    """The answer to a job: its result, with a note for each scanner that was asked for and not run."""
+    notes = scanner_notes(work.scanners)
+    document = envelope(result, sensor=sensor, limits=limits, scan_id=work.job, notes=notes)
+    return NewEntry(
+        link=work.link,
+        kind=Kind.JOB,
+        scan_id=work.job,
+        reference=work.reference,
+        digest=result.digest,
+        body=document.body,
+        outcome="completed",
+        error="; ".join((*notes, *document.shortened)),
+    )
+
+
+def refusal(
+    work: JobRequest, failed: FailedScan, *, digest: Digest | None = None, sensor: wire.Sensor, limits: Limits
+) -> NewEntry:
+    """The answer to a job that could not be done."""
+    document = failed_envelope(failed, scan_id=work.job, sensor=sensor, limits=limits)
+    return NewEntry(
+        link=work.link,
+        kind=Kind.JOB,
+        scan_id=work.job,
+        reference=work.reference,
+        digest=digest or "",
+        body=document.body,
+        outcome="failed",
+        error=failed.error,
+    )
