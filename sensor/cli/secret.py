@@ -9,6 +9,7 @@ import typer
 
 from sensor.cli.options import ConfigOption, OutputOption, load
 from sensor.cli.output import ExitCode, OutputFormat, clean, err, leave, out, print_json, reporting_errors
+from sensor.config.fields import secrets_of
 from sensor.config.schema import Config
 from sensor.errors import SecretError
 from sensor.secret import (
@@ -72,18 +73,19 @@ def list_secrets(config: ConfigOption = None, output: OutputOption = OutputForma
 
 
 def _sources(config: Config) -> list[tuple[str, SecretSource]]:
-    found: list[tuple[str, SecretSource]] = []
-    if config.control_plane is not None:
-        found.append(("control_plane.api_key", config.control_plane.api_key))
-    for registry in config.registries:
-        prefix = f"registries[{registry.name}]"
-        if registry.password is not None:
-            found.append((f"{prefix}.password", registry.password))
-        if registry.token is not None:
-            found.append((f"{prefix}.token", registry.token))
-        if registry.control_plane is not None:
-            found.append((f"{prefix}.control_plane.api_key", registry.control_plane.api_key))
-    return found
+    return [(_shown(config, path), source) for path, source in secrets_of(config)]
+
+
+def _shown(config: Config, path: tuple[str | int, ...]) -> str:
+    """`registries[production].aws.secret_access_key`."""
+    shown = ""
+    for index, part in enumerate(path):
+        if isinstance(part, int):
+            of_registry = path[:index] == ("registries",)
+            shown += f"[{config.registries[part].name if of_registry else part}]"
+        else:
+            shown += f".{part}" if shown else part
+    return shown
 
 
 def unreadable(config: Config) -> list[str]:

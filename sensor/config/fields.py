@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
@@ -85,3 +86,19 @@ class Section(BaseModel):
             secrets = {name for name, field in cls.model_fields.items() if parse_secret_source in _validators(field)}
             return {k: v for k, v in value.items() if not (k in secrets and v is None)}
         return value
+
+
+def secrets_of(
+    section: Section, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], SecretSource]]:
+    """Every secret that a section and the sections in it name, with its path of keys."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, (FromKeyring, FromEnv, FromFile, InPlace)):
+            yield (*path, name), value
+        elif isinstance(value, Section):
+            yield from secrets_of(value, (*path, name))
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, Section):
+                    yield from secrets_of(item, (*path, name, index))

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from sensor.config.fields import Section
+from sensor.config.fields import Section, secrets_of
 from sensor.config.notation import check_cron, has_host, is_host_port, is_listen_address, is_loopback, split_url
 from sensor.config.problems import Findings, KeyPath, Problem
 from sensor.config.schema import Config, Connection, Cron, Every, Registry, Schedule
@@ -196,10 +196,11 @@ def _check_connection(path: KeyPath, ca_file: str, proxy: str, found: Findings) 
 
 def _literals(config: Config, registries: _Placed) -> Iterator[KeyPath]:
     """Where the configuration itself holds a secret."""
+    sections: list[tuple[KeyPath, Section]] = [*registries]
     if config.control_plane is not None:
-        yield from _literals_in(("control_plane",), config.control_plane)
-    for place, registry in registries:
-        yield from _literals_in(place, registry)
+        sections.insert(0, (("control_plane",), config.control_plane))
+    for place, section in sections:
+        yield from (path for path, source in secrets_of(section, place) if isinstance(source, InPlace))
     proxies: Iterable[tuple[KeyPath, str]] = [
         (("http",), config.http.proxy),
         *((path, connection.proxy) for path, connection in _connections(config, registries)),
@@ -208,15 +209,6 @@ def _literals(config: Config, registries: _Placed) -> Iterator[KeyPath]:
         url = split_url(proxy)
         if url is not None and url.password is not None:
             yield (*path, "proxy")
-
-
-def _literals_in(path: KeyPath, section: Section) -> Iterator[KeyPath]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, InPlace):
-            yield (*path, name)
-        elif isinstance(value, Section):
-            yield from _literals_in((*path, name), value)
 
 
 def _check_literals(

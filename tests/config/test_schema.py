@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from sensor.config.fields import parse_duration, parse_secret_source, parse_share, parse_size
+from sensor.config.fields import parse_duration, parse_secret_source, parse_share, parse_size, secrets_of
 from sensor.config.schema import Config, Registry
 from sensor.secret import FromEnv, FromFile, FromKeyring, InPlace, Secret
 
@@ -82,3 +82,27 @@ def test_empty_secrets_of_a_registry_are_not_set() -> None:
     assert nested.aws.secret_access_key is None
     with pytest.raises(ValidationError):
         Registry.model_validate("words")
+
+
+def test_every_secret_of_a_configuration_is_found_with_its_path() -> None:
+    config = Config.model_validate({
+        "control_plane": {"url": "https://hg.example", "api_key": {"env": "KEY"}},
+        "registries": [
+            {
+                "name": "a", "url": "a.example", "username": "u", "password": {"file": "/p"},
+                "aws": {"access_key_id": "AKIA", "secret_access_key": {"keyring": "aws"}},
+                "github_app": {"app_id": "1", "private_key": {"file": "/k"}},
+                "api": {"token": {"env": "T"}},
+            },
+            {"name": "b", "url": "b.example", "token": {"env": "B"}, "control_plane": {"api_key": {"env": "C"}}},
+        ],
+    })  # fmt: skip
+    assert {".".join(map(str, path)) for path, _ in secrets_of(config)} == {
+        "control_plane.api_key",
+        "registries.0.password",
+        "registries.0.aws.secret_access_key",
+        "registries.0.github_app.private_key",
+        "registries.0.api.token",
+        "registries.1.token",
+        "registries.1.control_plane.api_key",
+    }
