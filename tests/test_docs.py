@@ -118,7 +118,7 @@ async def test_configurations_load_and_nothing_is_wrong_with_them(snippet: Snipp
 
 
 def is_absence(problem: Problem) -> bool:
-    return problem.message.startswith(_ABSENT)
+    return problem.text.startswith(_ABSENT)
 
 
 @pytest.mark.parametrize(("page", "line"), list(command_lines()))
