@@ -1,13 +1,13 @@
 # `make demo` and `make test` need nothing but git, make and python3; each makes .venv itself.
 .POSIX:
-.PHONY: setup dev demo test check bench format fresh lock image clean help
+.PHONY: setup dev demo test check bench bench-poll format fresh lock image clean help
 
 BIN = .venv/bin
 SUITE = bookworm
 TESTS =
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | column -t -s: 2>/dev/null || sed -n 's/^\([a-z]*\):.*## /\1 - /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | column -t -s: 2>/dev/null || sed -n 's/^\([a-z-]*\):.*## /\1 - /p' Makefile
 
 setup: ## make .venv with the harborguard-sensor command in it
 	@.ci/setup run
@@ -35,6 +35,9 @@ format: dev ## format and fix what can be fixed
 bench: dev ## compare with Syft, Trivy and the floor on real images (takes minutes, needs root for debootstrap)
 	@.ci/setup tools debootstrap
 	@$(BIN)/python -m benchmarks.compare $(BENCH)
+
+bench-poll: dev ## what looking at a registry of 200,000 tags costs, twice
+	@$(BIN)/python -m benchmarks.poll $(BENCH)
 
 fresh: ## prove both commands on a bare Debian root made by debootstrap (needs root; SUITE=trixie, QUICK=1)
 	@.ci/fresh $(SUITE) $(if $(QUICK),quick)

@@ -76,6 +76,20 @@ class TagSkipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialChecked:
+    """Who a registry takes us for. Never holds a secret."""
+
+    at: datetime
+    registry: str
+    method: str
+    identity: str
+    expires: datetime | None
+    """When the credential itself ends; None: never, or not told."""
+    may_write: bool | None
+    """Whether it could push or delete; None: not told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeChanged:
     """No new image of a registry is scanned for now; with an empty `reason`: they are again."""
 
@@ -258,6 +272,7 @@ Event: TypeAlias = (
     | LedgerChanged
     | RepositoryVanished
     | TagSkipped
+    | CredentialChecked
     | IntakeChanged
     | QuotaChanged
     | ImageStarted

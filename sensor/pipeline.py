@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor import events
 from sensor.catalog.crawl import crawl
+from sensor.catalog.credentials import CredentialWatch
 from sensor.catalog.diff import Crawl, Diff, DigestState, diff_catalogue
 from sensor.catalog.ledgers import Ledgers
 from sensor.catalog.news import news_of
@@ -68,6 +69,7 @@ class Pipeline:
     judge: Judge
     sites: Sites
     intake: Intake
+    credentials: CredentialWatch
     filled: Callable[[], None]
     """Told when something was put into the outbox."""
 
@@ -93,6 +95,8 @@ class Pipeline:
             )
             await self.queue.put_all(new, Lane.NEW, connection=connection)
         await self._tell(seen, diff)
+        if (checked := await self.credentials.look(name, client)) is not None:
+            self._publish(checked)
 
     async def scan(self, work: ScanRequest, item: Item, tried: frozenset[str] = frozenset()) -> None:
         """Judge one digest that a sweep selected, and report it. `tried` are repositories that turned out not to have it."""

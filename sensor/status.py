@@ -31,6 +31,13 @@ class RegistryStatus(msgspec.Struct, kw_only=True, omit_defaults=False):
     vanished: list[str] = msgspec.field(default_factory=list)
     withheld: dict[str, int] = msgspec.field(default_factory=dict)
     """Why the registry holds tags back (quarantine, policy, archive), with the tags; since the last sweep."""
+    method: str = ""
+    """How it is logged in to, in words."""
+    identity: str = ""
+    """Who it takes us for."""
+    credential_expires: datetime | None = None
+    may_write: bool | None = None
+    """Whether the credential could push or delete, which a sensor does not need; None: not told."""
     held: str = ""
     """Why no new image is scanned now; empty: they are."""
     held_until: datetime | None = None
@@ -116,6 +123,8 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=False):
     rematched: int
 
 
+EXPIRY_NOTICE = timedelta(days=14)
+"""How long before the end of a credential it is a problem."""
 _HOUR = timedelta(hours=1)
 _MOST_QUOTAS = 1000
 _MOST_FINISHED = 100_000
@@ -174,6 +183,8 @@ class StatusBoard:
                 self._registry(event.registry).vanished.append(f"{event.repository}: {event.reason}")
             case events.TagSkipped():
                 self._skip_tag(event)
+            case events.CredentialChecked():
+                self._check_credential(event)
             case events.IntakeChanged():
                 self._change_intake(event)
             case events.QuotaChanged():
@@ -266,7 +277,22 @@ class StatusBoard:
             for registry in self._registries.values()
             if registry.error
         ]
+        found += [
+            _expiry(registry, registry.credential_expires, now)
+            for registry in self._registries.values()
+            if registry.credential_expires is not None and registry.credential_expires - now < EXPIRY_NOTICE
+        ]
+        found += [
+            f"registry {registry.name}: its credential could push or delete as well; a sensor needs neither, so give it less"
+            for registry in self._registries.values()
+            if registry.may_write
+        ]
         return found
+
+    def _check_credential(self, event: events.CredentialChecked) -> None:
+        registry = self._registry(event.registry)
+        registry.method, registry.identity = event.method, event.identity
+        registry.credential_expires, registry.may_write = event.expires, event.may_write
 
     def _change_intake(self, event: events.IntakeChanged) -> None:
         registry = self._registry(event.registry)
@@ -350,6 +376,12 @@ class StatusBoard:
 
     def _link(self, name: str) -> LinkStatus:
         return self._links.setdefault(name, LinkStatus(name=name))
+
+
+def _expiry(registry: RegistryStatus, expires: datetime, now: datetime) -> str:
+    days = (expires - now).days
+    when = f"ends in {days} days" if days > 1 else "ends within two days" if expires > now else "has ended"
+    return f"registry {registry.name}: its credential {when} ({expires:%Y-%m-%d %H:%M} UTC): make a new one"
 
 
 def _sentence(text: str, advice: str) -> str:

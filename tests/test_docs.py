@@ -179,6 +179,7 @@ def test_the_tests_behind_promises_exist(node: re.Match[str]) -> None:
 
 
 def test_every_promise_says_how_it_is_kept() -> None:
+    assert len(_NODE.findall(PROMISES.read_text())) == PROMISES.read_text().count("`tests/")
     promises = PROMISES.read_text().partition("## 2.")[0]
     rows = [line.strip("|").split(" | ") for line in promises.splitlines() if re.match(r"\| (?!promise)", line)]
     assert len(rows) > 80
@@ -187,7 +188,9 @@ def test_every_promise_says_how_it_is_kept() -> None:
         assert row[1].strip(), row
     # what no test shows is said not to be there yet, not to be possible, or not to be the sensor's business
     untested = [row[1].strip() for row in rows if not _NODE.search(row[2])]
-    assert all(re.search(r"later version|cannot be kept|this is the sensor|^schedules$", how) for how in untested), untested
+    assert all(re.search(r"later version|cannot be kept|this is the sensor|^schedules$", how) for how in untested), (
+        untested
+    )
 
 
 def test_links_lead_somewhere() -> None:

@@ -247,3 +247,35 @@ def test_quotas_are_shown_by_host_and_not_without_end() -> None:
     for number in range(1500):
         board.handle(quota(f"{number}.example", 1))
     assert len(board.snapshot(NOW).quotas) == 1000
+
+
+def checked(expires: datetime | None = None, *, may_write: bool | None = None) -> events.CredentialChecked:
+    return events.CredentialChecked(
+        at=NOW, registry="prod", method="robot account", identity="team+ci", expires=expires, may_write=may_write
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        (timedelta(days=15), None),
+        (timedelta(days=13), "ends in 13 days"),
+        (timedelta(hours=30), "ends within two days"),
+        (timedelta(hours=-1), "has ended"),
+    ],
+)
+def test_the_end_of_a_credential_is_a_problem_two_weeks_ahead(left: timedelta, says: str | None) -> None:
+    board = StatusBoard()
+    board.handle(checked(NOW + left))
+    found = [problem for problem in board.problems(NOW) if "credential" in problem]
+    assert found == [] if says is None else says in found[0]
+    (registry,) = board.snapshot(NOW).registries
+    assert (registry.method, registry.identity) == ("robot account", "team+ci")
+
+
+def test_a_credential_that_could_write_is_pointed_out_and_an_unknown_one_is_not() -> None:
+    board = StatusBoard()
+    board.handle(checked(may_write=None))
+    assert not any("push" in problem for problem in board.problems(NOW))
+    board.handle(checked(may_write=True))
+    assert any("could push or delete" in problem for problem in board.problems(NOW))

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from sensor.catalog.credentials import CredentialWatch
 from sensor.catalog.ledgers import Ledgers
 from sensor.catalog.snapshots import Snapshots
 from sensor.config.schema import Config
@@ -91,6 +92,7 @@ async def build_app(
             judge=engine.judge,
             sites=engine.sites,
             intake=Intake(storage=engine.storage, clock=clock, directory=Path(config.state.directory)),
+            credentials=CredentialWatch(clock=clock),
             filled=deliverer.wake,
         )
         agents: dict[str, str] = {}

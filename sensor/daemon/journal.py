@@ -18,6 +18,7 @@ _LINES: dict[type[events.Event], tuple[int, str]] = {
     events.LedgerChanged: (logging.DEBUG, "ledger changed"),
     events.RepositoryVanished: (logging.WARNING, "repository vanished"),
     events.TagSkipped: (logging.DEBUG, "tag skipped"),
+    events.CredentialChecked: (logging.DEBUG, "credential checked"),
     events.IntakeChanged: (logging.INFO, "intake changed"),
     events.QuotaChanged: (logging.DEBUG, "quota changed"),
     events.ImageStarted: (logging.INFO, "image started"),

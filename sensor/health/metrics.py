@@ -80,7 +80,14 @@ def _registry_metrics(state: Snapshot) -> Iterable[Metric]:
     held = GaugeMetricFamily(
         "harborguard_sensor_intake_held", "1 while no new image of the registry is scanned", labels=["registry"]
     )
+    expires = GaugeMetricFamily(
+        "harborguard_sensor_credential_expiry_timestamp_seconds",
+        "End of the registry's credential",
+        labels=["registry"],
+    )
     for registry in state.registries:
+        if registry.credential_expires is not None:
+            expires.add_metric([registry.name], registry.credential_expires.timestamp())
         held.add_metric([registry.name], float(bool(registry.held)))
         for name, count in sorted(registry.ledger.items()):
             ledger.add_metric([registry.name, name], count)
@@ -88,7 +95,7 @@ def _registry_metrics(state: Snapshot) -> Iterable[Metric]:
             sweep.add_metric([registry.name], registry.last_sweep.timestamp())
             complete.add_metric([registry.name], float(registry.complete))
             requests.add_metric([registry.name], registry.requests)
-    return ledger, sweep, complete, requests, held
+    return ledger, sweep, complete, requests, held, expires
 
 
 def _quota_metrics(state: Snapshot) -> Iterable[Metric]:

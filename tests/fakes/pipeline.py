@@ -24,6 +24,7 @@ from sensor import events
 from sensor.advisories.database import database_path
 from sensor.advisories.shelf import AdvisoryShelf
 from sensor.advisories.update import import_sources
+from sensor.catalog.credentials import CredentialWatch
 from sensor.catalog.ledgers import Ledgers
 from sensor.catalog.snapshots import Snapshots
 from sensor.config.schema import Globs
@@ -286,6 +287,7 @@ async def bench(
         judge=judge,
         sites=sites,
         intake=Intake(storage=storage, clock=clock, directory=state),
+        credentials=CredentialWatch(clock=clock),
         filled=lambda: filled.append(1),
     )
     try:

@@ -8,6 +8,7 @@ from sensor.errors import ConfigError
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.pacing import Budgets
 from sensor.registry.kinds.acr import ACR
+from sensor.registry.kinds.archive import ARCHIVE
 from sensor.registry.kinds.artifactory import ARTIFACTORY
 from sensor.registry.kinds.distribution import DISTRIBUTION
 from sensor.registry.kinds.dockerhub import DOCKERHUB
@@ -25,6 +26,7 @@ from sensor.transport import Retry
 
 KINDS: tuple[RegistryKind, ...] = (
     LAYOUT,
+    ARCHIVE,
     DOCKERHUB,
     GAR,
     GHCR,

@@ -11,7 +11,7 @@ Opening files is left to `archive_folder`, the bytes to `archive_bytes`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -30,6 +30,8 @@ from sensor.scan.inflate import GZIP_MAGIC, ZSTD_MAGIC
 _BLOB = re.compile(r"blobs/(sha256|sha512)/([0-9a-f]+)")
 _NAMED_BY_HASH = re.compile(r"(?:.*/)?([0-9a-f]{64})(?:\.json)?")
 _ROOT_DIRECTORIES = frozenset({"bin", "dev", "etc", "lib", "proc", "root", "sbin", "sys", "usr", "var"})
+_NAME_COST = 512
+"""What a name of an image takes in memory, with what hangs on it."""
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _ANEW = "save the image anew"
 
@@ -71,7 +73,7 @@ def read_archive(tar: Tar, repository_default: str, limits: Limits) -> ImageArch
     members = tar.members()
     if {"oci-layout", "index.json"} <= members.by_name.keys():
         return _read_layout(tar, members, repository_default, limits)
-    if "manifest.json" in members.by_name:
+    if "manifest.json" in members.by_name and (members.ended or "index.json" not in members.by_name):
         return _read_saved(tar, members, repository_default, limits)
     raise _unrecognised(members)
 
@@ -133,13 +135,15 @@ def _read_layout(tar: Tar, members: Members, repository_default: str, limits: Li
             continue  # as good as missing, which a layout may be lacking: told when it is wanted
         if name in members.documents:
             documents[Digest(digest)] = members.documents[name]
+    if not members.ended and any(entry.digest not in blobs for tags in images.values() for entry in tags.values()):
+        raise cut_short()
     return ImageArchive(
         form="oci-archive",
         images={repository: dict(tags) for repository, tags in images.items()},
         blobs=blobs,
         documents=documents,
         refused=members.refused,
-        cost=members.cost,
+        cost=members.cost + _NAME_COST * sum(map(len, images.values())),
     )
 
 
@@ -154,44 +158,34 @@ class _Saved(msgspec.Struct, rename="pascal"):
     layers: list[str] | None = None
 
 
-@dataclass(slots=True)
-class _Image:
-    """One image on its way from names to descriptors."""
-
-    saved: _Saved
-    config: Member | None = None
-    layers: list[Member] = field(default_factory=list)
-    config_digest: Digest | None = None
-    diff_ids: tuple[str, ...] = ()
-    broken: str = ""
-
-
 def _read_saved(tar: Tar, members: Members, repository_default: str, limits: Limits) -> ImageArchive:
-    images = [
-        _Image(saved) for saved in _parse_saved(_small(tar, members, ("manifest.json",), limits)["manifest.json"])
-    ]
-    _too_many(len(images), limits)
-    for image in images:
-        _resolve(image, members, limits)
-    documents: dict[Digest, bytes] = {}
-    wanted = ((number, image.config) for number, image in enumerate(images) if image.config is not None)
-    for number, data in tar.documents(wanted):
-        images[number].config_digest = sha256_digest(data)
-        _read_config(images[number], data)
-    hashed = tar.digests(layer for image in images if not image.broken for layer in image.layers if _compression(layer))
-    archive = ImageArchive(
+    all_saved = _parse_saved(_small(tar, members, ("manifest.json",), limits)["manifest.json"])
+    _too_many(sum(len(saved.repo_tags or ("",)) for saved in all_saved), limits)
+    found: list[_Found | Broken] = [_find(saved, members, limits) for saved in all_saved]
+    whole = [(number, one) for number, one in enumerate(found) if isinstance(one, _Found)]
+    hashed = tar.digests(layer for _, one in whole for layer in one.layers if _compression(layer))
+    made = _Made(hashed)
+    entries: dict[int, Entry] = {number: one for number, one in enumerate(found) if isinstance(one, Broken)}
+    for number, data in tar.documents((number, one.config) for number, one in whole):
+        one = found[number]
+        assert isinstance(one, _Found)  # noqa: S101 - for the type checker
+        entries[number] = made.image(all_saved[number], one, data)
+        if members.cost + made.cost > limits.archive_index_bytes:
+            raise DataError("its images have too many layers in all", "save fewer images into one file")
+    if not members.ended and any(isinstance(entry, Broken) for entry in entries.values()):
+        raise cut_short()
+    images: dict[str, dict[str, Entry]] = {}
+    for number, saved in enumerate(all_saved):
+        for repository, tag in _names(saved, entries[number], repository_default, alone=len(all_saved) == 1):
+            file_under(images.setdefault(repository, {}), tag, entries[number])
+    return ImageArchive(
         form="docker-archive",
-        images={},
-        blobs={},
-        documents=documents,
+        images=images,
+        blobs=made.blobs,
+        documents=made.documents,
         refused=members.refused,
-        cost=members.cost,
+        cost=members.cost + made.cost + _NAME_COST * sum(map(len, images.values())),
     )
-    for image in images:
-        entry = _entry(image, hashed, archive)
-        for repository, tag in _names(image, entry, repository_default, alone=len(images) == 1):
-            file_under(archive.images.setdefault(repository, {}), tag, entry)
-    return archive
 
 
 def _parse_saved(data: bytes) -> list[_Saved]:
@@ -207,62 +201,79 @@ def _parse_saved(data: bytes) -> list[_Saved]:
         raise DataError(message, _ANEW) from error
 
 
-def _resolve(image: _Image, members: Members, limits: Limits) -> None:
-    """Find the members that an image names."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The members that an image names."""
+
+    config: Member
+    layers: tuple[Member, ...]
+
+
+def _find(saved: _Saved, members: Members, limits: Limits) -> _Found | Broken:
+    names = saved.layers or ()
+    if len(names) > limits.layers:
+        return _broken(saved, f"it has more than {limits.layers} layers")
     try:
-        config = members.find(image.saved.config)
-        image.layers = [members.find(name) for name in image.saved.layers or ()]
+        found = _Found(members.find(saved.config), tuple(members.find(name) for name in names))
     except DataError as error:
-        image.broken = error.message
-        return
-    if config.size > limits.config_bytes:
-        image.broken = f"its configuration is larger than {limits.config_bytes // MIB} MiB"
-    else:
-        image.config = config
+        return _broken(saved, error.message)
+    if found.config.size > limits.config_bytes:
+        return _broken(saved, f"its configuration is larger than {limits.config_bytes // MIB} MiB")
+    return found
 
 
-def _read_config(image: _Image, data: bytes) -> None:
-    """Take the diff IDs from an image's configuration, and see that it is the one that is meant."""
-    named = _NAMED_BY_HASH.fullmatch(image.saved.config)
-    if named and image.config_digest != f"sha256:{named[1]}":
-        image.broken = f"its configuration {named[1]} hashes to {image.config_digest}"
-        return
-    try:
-        image.diff_ids = parse_image_config(data).rootfs.diff_ids
-    except DataError as error:
-        image.broken = error.message
-        return
-    if len(image.diff_ids) != len(image.layers):
-        image.broken = f"it has {len(image.layers)} layers, and its configuration names {len(image.diff_ids)}"
-    elif odd := next((text for text in image.diff_ids if not is_digest(text)), ""):
-        image.broken = f"its configuration names a layer {inert(odd)!r}, which is no digest"
+def _broken(saved: _Saved, reason: str) -> Broken:
+    return Broken(digest=sha256_digest(msgspec.json.encode(saved)), reason=reason)
 
 
-def _entry(image: _Image, hashed: dict[Member, Digest], archive: ImageArchive) -> Entry:
-    """Make the manifest of an image, and note in the archive where its blobs stand."""
-    if not image.broken:
-        blobs: dict[Digest, Member] = {}
+class _Made:
+    """Makes manifests, and notes where the blobs stand that they name."""
+
+    def __init__(self, hashed: dict[Member, Digest]) -> None:
+        self._hashed = hashed
+        self.blobs: dict[Digest, Member] = {}
+        self.documents: dict[Digest, bytes] = {}
+        self.cost = 0
+
+    def image(self, saved: _Saved, found: _Found, config: bytes) -> Entry:
+        """One image, from its members and the bytes of its configuration."""
+        config_digest = sha256_digest(config)
+        named = _NAMED_BY_HASH.fullmatch(saved.config)
+        if named and config_digest != f"sha256:{named[1]}":
+            return _broken(saved, f"its configuration {named[1]} hashes to {config_digest}")
+        try:
+            diff_ids = parse_image_config(config).rootfs.diff_ids
+        except DataError as error:
+            return _broken(saved, error.message)
+        if len(diff_ids) != len(found.layers):
+            reason = f"it has {len(found.layers)} layers, and its configuration names {len(diff_ids)}"
+            return _broken(saved, reason)
+        if odd := next((text for text in diff_ids if not is_digest(text)), ""):
+            return _broken(saved, f"its configuration names a layer {inert(odd)!r}, which is no digest")
+        blobs = {config_digest: found.config}
         layers = []
-        for member, diff_id in zip(image.layers, image.diff_ids, strict=True):
-            digest = hashed.get(member) or Digest(diff_id)
-            if (archive.blobs | blobs).get(digest, member).size != member.size:
-                image.broken = f"two different files of the archive are the layer {digest}"
+        for member, diff_id in zip(found.layers, diff_ids, strict=True):
+            digest = self._hashed.get(member) or Digest(diff_id)
+            if (blobs.get(digest) or self.blobs.get(digest) or member).size != member.size:
+                return _broken(saved, f"two different files of the archive are the layer {digest}")
             blobs[digest] = member
             layers.append({"mediaType": _LAYER + _compression(member), "digest": digest, "size": member.size})
-    if image.broken or image.config is None or image.config_digest is None:
-        return Broken(digest=sha256_digest(msgspec.json.encode(image.saved)), reason=image.broken)
-    document = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": {"mediaType": OCI_CONFIG, "digest": image.config_digest, "size": image.config.size},
-        "layers": layers,
-    }
-    data = msgspec.json.encode(document)
-    digest = sha256_digest(data)
-    archive.documents[digest] = data
-    archive.blobs.update(blobs)
-    archive.blobs[image.config_digest] = image.config
-    return Descriptor(media_type=OCI_MANIFEST, digest=digest, size=len(data))
+        self.blobs |= blobs
+        return self._manifest(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": {"mediaType": OCI_CONFIG, "digest": config_digest, "size": len(config)},
+                "layers": layers,
+            }
+        )
+
+    def _manifest(self, document: dict[str, object]) -> Descriptor:
+        data = msgspec.json.encode(document)
+        digest = sha256_digest(data)
+        self.documents[digest] = data
+        self.cost += len(data)
+        return Descriptor(media_type=OCI_MANIFEST, digest=digest, size=len(data))
 
 
 def _compression(layer: Member) -> str:
@@ -272,14 +283,13 @@ def _compression(layer: Member) -> str:
     return "+zstd" if layer.head.startswith(ZSTD_MAGIC) else ""
 
 
-def _names(image: _Image, entry: Entry, repository_default: str, *, alone: bool) -> list[tuple[str, str]]:
+def _names(saved: _Saved, entry: Entry, repository_default: str, *, alone: bool) -> list[tuple[str, str]]:
     """Repositories and tags. The host in a name is that of where the image came from, and of no use here."""
-    unnamed = "latest" if alone else f"untagged-{short(image.config_digest or entry.digest)}"
     found = []
-    for text in image.saved.repo_tags or ():
+    for text in saved.repo_tags or ():
         try:
             reference = parse_reference(text)
         except DataError:
             continue
         found.append((reference.repository, reference.tag or "latest"))
-    return found or [(repository_default, unnamed)]
+    return found or [(repository_default, "latest" if alone else f"untagged-{short(entry.digest)}")]
