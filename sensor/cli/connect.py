@@ -9,13 +9,14 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from sensor.config.notation import on_disk
 from sensor.config.schema import Config, Registry
 from sensor.config.validate import find_problems
 from sensor.control_plane.jobs import at_registry, repaired_reference
 from sensor.errors import ConfigError, DataError
 from sensor.log import clean_text
 from sensor.model.digest import parse_digest
-from sensor.model.reference import Reference
+from sensor.model.reference import Reference, parse_reference
 
 _T = TypeVar("_T")
 
@@ -26,8 +27,8 @@ def registry_named(config: Config, target: str, *, insecure: bool = False) -> Re
     Raises:
         ConfigError: neither a known name nor something that can be a registry's address.
     """
-    if target.startswith("oci:"):
-        target = f"oci:{Path(target.removeprefix('oci:')).expanduser().absolute()}"
+    if (place := on_disk(target)) is not None:
+        target = f"{place[0]}:{Path(place[1]).expanduser().absolute()}"
     for registry in config.registries:
         if target == registry.name or _bare(target) == _bare(registry.url):
             return registry
@@ -39,7 +40,7 @@ def registry_named(config: Config, target: str, *, insecure: bool = False) -> Re
         made = Registry(name=_name_of(target), url=target, insecure=insecure)
     except ValidationError as error:
         message = f"not a registry address: {clean_text(target)}"
-        raise ConfigError(message, "expected host[:port], https://host, or oci:/path") from error
+        raise ConfigError(message, "expected host[:port], https://host, oci:/path or archive:/path") from error
     problems, _ = find_problems(Config(registries=(made,)))
     if problems:
         message = f"not a registry address: {clean_text(target)}: {problems[0].text}"
@@ -55,8 +56,8 @@ def locate_image(config: Config, image: str, *, insecure: bool = False) -> tuple
     Raises:
         ConfigError: not a reference, or one without a registry where the configuration names no default.
     """
-    if image.startswith("oci:"):
-        return _locate_in_layout(config, image.removeprefix("oci:"))
+    if (place := on_disk(image)) is not None:
+        return _locate_on_disk(config, *place)
     reference = usable(repaired_reference, image)
     if not reference.registry:
         default = config.control_plane.default_registry if config.control_plane else ""
@@ -79,23 +80,28 @@ def usable(parse: Callable[[str], _T], text: str) -> _T:
         raise ConfigError(error.message, error.advice) from error
 
 
-def _locate_in_layout(config: Config, text: str) -> tuple[Reference, Registry]:
-    """`/path`, `/path:tag`, `/path:repository:tag`, `/path:repository@sha256:...`. A name with a slash is a repository."""
+def _locate_on_disk(config: Config, scheme: str, text: str) -> tuple[Reference, Registry]:
+    """`/path`, `/path:tag`, `/path:repository:tag`, `/path:repository@sha256:...`. A name with a slash is a repository, with a host or not."""
     place, _, digest = text.partition("@")
-    path, *names = place.split(":")
-    if len(names) > 2:
-        message = f"not an image of a layout: 'oci:{text}'"
-        raise ConfigError(message, "expected oci:/path:repository:tag; the path must not hold a colon")
-    if len(names) == 1:
-        names = [*names, ""] if "/" in names[0] or digest else ["", *names]
-    repository, tag = names or ("", "")
+    path, _, name = place.partition(":")
     pinned = usable(parse_digest, digest) if digest else None
+    repository, colon, tag = name.partition(":")
+    if "/" in name:
+        # the host that names in archives begin with is dropped, as it is from these
+        named = usable(parse_reference, name)
+        repository, tag = named.repository, named.tag
+    elif ":" in tag or (colon and not tag):
+        message = f"not an image of {'a layout' if scheme == 'oci' else 'an archive'}: '{scheme}:{text}'"
+        raise ConfigError(message, f"expected {scheme}:/path:repository:tag; the path must not hold a colon")
+    elif not colon and not digest:
+        repository, tag = "", name
     reference = Reference(registry="", repository=repository, tag=tag, digest=pinned)
-    return reference, registry_named(config, f"oci:{path}")
+    return reference, registry_named(config, f"{scheme}:{path}")
 
 
 def _bare(url: str) -> str:
-    return re.sub(r"^https?://", "", url).rstrip("/")
+    """A URL without what makes no difference."""
+    return re.sub(r"^(?:https?://|(?:oci|docker)-(?=archive:))", "", url).rstrip("/")
 
 
 def _name_of(url: str) -> str:

@@ -7,6 +7,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "scan": (
         "scan registry.example.com/team/app:1.4",
         "scan oci:/images/layout:team/app:1.4",
+        "scan archive:/images/app.tar:team/app:1.4",
         "scan registry.example.com/team/app:1.4 --fail-on high --quiet",
         "scan registry.example.com/team/app:1.4 --output cyclonedx --output-file sbom.json",
     ),

@@ -30,6 +30,7 @@ from sensor.cli.options import ConfigOption, StateOption, load, state_directory
 from sensor.cli.output import ExitCode, as_text, clean, err, leave, out, reporting_errors, show_table, write
 from sensor.cli.progress import ImageBars
 from sensor.config.load import Loaded
+from sensor.config.notation import on_disk
 from sensor.config.schema import Registry
 from sensor.control_plane.jobs import scanner_notes
 from sensor.daemon.engine import Engine, build_engine, utc_now
@@ -91,7 +92,9 @@ class _Work:
 def scan(
     image: Annotated[
         str,
-        typer.Argument(help="registry/repository:tag or @sha256:..., or oci:/layout[:repository][:tag]."),
+        typer.Argument(
+            help="registry/repository:tag or @sha256:..., or oci:/layout or archive:/image.tar with [:repository][:tag]."
+        ),
     ],
     config: ConfigOption = None,
     state: StateOption = None,
@@ -157,7 +160,10 @@ def _scan(request: _Request) -> Scanned:
     loaded = load(request.config, required=False)
     if request.source not in {"registry", ""}:
         message = f"this sensor reads images from registries, not from {request.source!r}"
-        raise ConfigError(message, "push the image to a registry, or give an OCI layout: oci:/path:tag")
+        raise ConfigError(
+            message,
+            "push it to a registry, or give an OCI layout or what `docker save` writes: oci:/path:tag, archive:/path.tar:tag",
+        )
     reference, settings = locate_image(loaded.config, request.image, insecure=request.insecure)
     wanted = usable(parse_platform, request.platform or loaded.config.platforms_of(settings)[0])
     work = asyncio.run(_judge(loaded, settings, reference, wanted, request))
@@ -197,13 +203,22 @@ async def _judge(
 
 
 async def _place(engine: Engine, settings: Registry, reference: Reference) -> Place:
+    """Where the image is. On disk the only repository needs no name, nor does its only tag."""
     _, client = engine.sites.registry(settings.name)
-    if not reference.repository:
-        names = (await client.repositories()).names
+    place = on_disk(settings.url)
+    if place is not None and not reference.repository:
+        what = "layout" if place[0] == "oci" else "archive"
+        listing = await client.repositories()
+        names = listing.names
         if len(names) != 1:
-            message = f"the layout holds {len(names)} repositories: {', '.join(names[:10])}"
-            raise ConfigError(message, "name one: oci:/path:repository:tag")
+            message = f"the {what} holds {len(names)} repositories: {', '.join(names[:10])}"
+            message += f" ({listing.reason})" if listing.reason else ""
+            raise ConfigError(message, f"name one: {place[0]}:/path:repository:tag")
         reference = Reference(registry="", repository=names[0], tag=reference.tag, digest=reference.digest)
+    if place is not None and not reference.tag and reference.digest is None:
+        tags = (await client.tags(reference.repository)).names
+        if len(tags) == 1:
+            reference = Reference(registry="", repository=reference.repository, tag=tags[0])
     return Place(name=settings.name, client=client, reference=reference)
 
 

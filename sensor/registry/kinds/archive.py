@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from pathlib import Path
 
 from sensor.config.notation import ON_DISK, on_disk
@@ -147,10 +147,13 @@ class ArchiveRegistry:
         file = next((one for one in files if digest in one.archive.blobs), None)
         if file is None:
             raise _absent(digest, files, self._root)
-        member = file.archive.blobs[digest]
+        member, held = file.archive.blobs[digest], file.archive.documents.get(digest)
         if member.size != descriptor.size:
             message = f"{file.path}: {digest} is not of the {descriptor.size} bytes that its manifest says"
             raise DataError(message, "the archive is damaged; save the image anew")
+        if held is not None:
+            yield held
+            return
         # closing the file ends the thread that may still be reading when we are cancelled
         with await asyncio.to_thread(file.open) as opened:
             pieces = file.pieces(opened, member, self._limits)
@@ -197,9 +200,12 @@ class ArchiveRegistry:
         """What was gathered, as of now if the files in question are not what they were, or if there are none."""
         gathered = await self._gathered()
         concerned = tuple(files(gathered))
-        if concerned and await asyncio.to_thread(lambda: all(file.is_current for file in concerned)):
-            return gathered
-        return await self._gathered(anew=True)
+        current = await asyncio.to_thread(_are_current, concerned)
+        return gathered if current else await self._gathered(anew=True)
+
+
+def _are_current(files: Collection[ArchiveFile]) -> bool:
+    return bool(files) and all(file.is_current for file in files)
 
 
 def _detail(gathered: Gathered) -> str:

@@ -164,7 +164,7 @@ def _read_saved(tar: Tar, members: Members, repository_default: str, limits: Lim
     found: list[_Found | Broken] = [_find(saved, members, limits) for saved in all_saved]
     whole = [(number, one) for number, one in enumerate(found) if isinstance(one, _Found)]
     hashed = tar.digests(layer for _, one in whole for layer in one.layers if _compression(layer))
-    made = _Made(hashed)
+    made = _Made(hashed, hold=tar.compressed)
     entries: dict[int, Entry] = {number: one for number, one in enumerate(found) if isinstance(one, Broken)}
     for number, data in tar.documents((number, one.config) for number, one in whole):
         one = found[number]
@@ -229,8 +229,10 @@ def _broken(saved: _Saved, reason: str) -> Broken:
 class _Made:
     """Makes manifests, and notes where the blobs stand that they name."""
 
-    def __init__(self, hashed: dict[Member, Digest]) -> None:
+    def __init__(self, hashed: dict[Member, Digest], *, hold: bool) -> None:
+        """`hold` keeps the configurations, for a tar that is slow to go back in."""
         self._hashed = hashed
+        self._hold = hold
         self.blobs: dict[Digest, Member] = {}
         self.documents: dict[Digest, bytes] = {}
         self.cost = 0
@@ -259,6 +261,9 @@ class _Made:
             blobs[digest] = member
             layers.append({"mediaType": _LAYER + _compression(member), "digest": digest, "size": member.size})
         self.blobs |= blobs
+        if self._hold:
+            self.documents[config_digest] = config
+            self.cost += len(config)
         return self._manifest(
             {
                 "schemaVersion": 2,
