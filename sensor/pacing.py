@@ -7,10 +7,13 @@ one. No I/O here: `transport` asks before it sends and tells what came back.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+_SOURCE = re.compile(r"[0-9A-Fa-f.:-]{1,45}")
+"""An address, or the UUID of an account."""
 _MOST_HOSTS = 4096
 """Hosts remembered. References of jobs may name any number of them."""
 
@@ -51,7 +54,8 @@ def read_quota(headers: Mapping[str, str], now: float) -> Quota | None:
         limit, window = _number(headers.get(f"{prefix}-limit", ""))
         remaining, other = _number(headers.get(f"{prefix}-remaining", ""))
         if limit is not None and remaining is not None:
-            source = "".join(c for c in headers.get("docker-ratelimit-source", "")[:100] if c.isprintable())
+            told = headers.get("docker-ratelimit-source", "")
+            source = told if _SOURCE.fullmatch(told) else ""
             return Quota(limit=limit, remaining=remaining, window=float(window or other), source=source, read_at=now)
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -31,7 +31,8 @@ class Route:
     """How to reach the hosts of one configured connection."""
 
     ca_file: str = ""
-    proxy: str = ""
+    proxy: str = field(default="", repr=False)
+    """May hold a password."""
     no_proxy: tuple[str, ...] = ()
 
     def proxy_for(self, host: str) -> str | None:
@@ -45,11 +46,13 @@ def redirect_target(url: str, location: str) -> str:
     """Resolve a Location header against the request's URL, byte for byte (signatures must not be re-quoted).
 
     Raises:
-        DataError: not an http or https URL.
+        DataError: not an http or https URL, or one with a user name.
     """
     try:
         target = URL(url, encoded=True).join(URL(location, encoded=True))
+        # a user name there would be the other side's choice of a login
         usable = target.scheme in {"http", "https"} and bool(target.host) and target.port is not None
+        usable = usable and target.user is None and target.password is None
     except ValueError as error:
         raise DataError("a redirect leads to an unusable URL") from error
     if not usable:

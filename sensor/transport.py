@@ -24,6 +24,7 @@ from sensor.errors import ConfigError, DataError, NetworkError
 from sensor.failures import translate
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.pacing import Budgets, HostBudget, Rate
+from sensor.reflection import secrets_shown, without_secrets
 from sensor.route import Route, parse_url, retry_after, shown_host
 from sensor.tls import NO_CERTIFICATE, certificate_of, stamp_of, tls_context
 from sensor.version import VERSION
@@ -177,9 +178,7 @@ class Transport:
                 continue
             wait = retry_after(answer.headers)
             if answer.status not in RETRY_STATUSES or last or (wait is not None and wait > plan.most):
-                return Reply(
-                    status=answer.status, url=url, headers=answer.headers, body=data, header_lists=answer.header_lists
-                )
+                return complete(answer, data, headers or {}, body)
             pause = plan.pause(attempt, wait)
             if answer.status == 429 or (answer.status == 503 and wait is not None):
                 self.budget(url).park(pause)
@@ -242,6 +241,11 @@ class Transport:
                 raise translate(error, url, presented) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise translate(error, url) from error
+            except ValueError as error:
+                # the library refuses line breaks in headers, and a user name in the URL of a request that has a login already
+                message = f"a request to {shown_host(url)} cannot be sent as it is"
+                advice = "look for line breaks in credentials, and for user names in addresses"
+                raise NetworkError(message, advice, retryable=False) from error
             # from here on an exception is the caller's own (a full disk, say) or was translated by _chunks
             try:
                 answer = _streamed(response, url)
@@ -312,6 +316,15 @@ class Transport:
         # excuse that, and a poll for jobs that is sent twice claims twice
         session._retry_connection = self._keep_alive  # noqa: SLF001 - there is no public switch
         return _Pool(session=session, stamp=stamp)
+
+
+def complete(answer: Streamed, data: bytes, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
+    """The answer with its body; an error loses what it repeats of the request's secrets. `headers` and `body` are the request's."""
+    if answer.status >= 400:
+        data = without_secrets(data, secrets_shown(headers, body))
+    return Reply(
+        status=answer.status, url=answer.url, headers=answer.headers, body=data, header_lists=answer.header_lists
+    )
 
 
 def _streamed(response: aiohttp.ClientResponse, url: str) -> Streamed:

@@ -17,6 +17,7 @@ from sensor.errors import ConfigError, DataError
 from sensor.log import clean_text
 from sensor.model.digest import parse_digest
 from sensor.model.reference import Reference, parse_reference
+from sensor.registry.kinds import serving
 
 _T = TypeVar("_T")
 
@@ -65,7 +66,8 @@ def locate_image(config: Config, image: str, *, insecure: bool = False) -> tuple
             message = f"{image!r} names no registry, and guessing one could scan another image of the same name"
             raise ConfigError(message, f"write the full reference, such as registry.example.com/{reference}")
         reference = at_registry(default, reference)
-    return reference, registry_named(config, reference.registry, insecure=insecure)
+    configured = serving(config.registries, reference.registry, reference.repository)
+    return reference, configured or registry_named(config, reference.registry, insecure=insecure)
 
 
 def usable(parse: Callable[[str], _T], text: str) -> _T:

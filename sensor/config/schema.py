@@ -19,7 +19,7 @@ class Connection(Section):
 
     ca_file: str = ""
     """PEM file with certificate authorities, added to the system's."""
-    proxy: str = ""
+    proxy: str = Field(default="", repr=False)
     """Proxy URL; `direct` ignores a proxy set in `http`."""
 
 
@@ -27,7 +27,7 @@ class Http(Section):
     """Defaults for every outgoing connection."""
 
     ca_file: str = ""
-    proxy: str = ""
+    proxy: str = Field(default="", repr=False)
     no_proxy: tuple[str, ...] = ()
     """Hosts, domains (.example.net) and networks (10.0.0.0/8) that are reached directly. Metadata services always are."""
 

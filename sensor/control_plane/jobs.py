@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sensor.control_plane.wire import Job
 from sensor.errors import DataError
-from sensor.model.reference import Reference, parse_reference
+from sensor.model.reference import DOCKER_HUB, Reference, parse_reference
 from sensor.model.request import JobRequest
 
 NATIVE_SCANNERS = frozenset({"harborguard-sensor", "trivy", "grype", "osv", "syft"})
@@ -18,7 +18,6 @@ NATIVE_SCANNERS = frozenset({"harborguard-sensor", "trivy", "grype", "osv", "syf
 FOREIGN_SCANNERS = frozenset({"dockle", "dive"})
 """Scanners that a dashboard may ask for and this sensor does not replace."""
 
-_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _COLON_DIGEST = re.compile(r":(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")
 _SCHEME = re.compile(r"^https?://", re.IGNORECASE)
 
@@ -115,6 +114,6 @@ def _hostless(given: str, reference: Reference) -> str:
 
 def at_registry(registry: str, reference: Reference) -> Reference:
     """The reference, completed by a host; a short name at Docker Hub stands below `library`."""
-    is_short = registry.lower() in _DOCKER_HUB and "/" not in reference.repository
+    is_short = registry.lower() in DOCKER_HUB and "/" not in reference.repository
     repository = f"library/{reference.repository}" if is_short else reference.repository
     return Reference(registry=registry, repository=repository, tag=reference.tag, digest=reference.digest)

@@ -15,7 +15,7 @@ from sensor.control_plane.links import Link, link_of, links_of
 from sensor.errors import ConfigError
 from sensor.limits import Limits
 from sensor.model.manifest import Platform, parse_platform
-from sensor.model.reference import Reference
+from sensor.model.reference import Reference, same_registry
 from sensor.pacing import Budgets
 from sensor.registry.kinds import open_registry
 from sensor.registry.port import Registry as Client
@@ -79,7 +79,7 @@ class ConfiguredSites:
         named = [
             settings
             for settings in self.config.registries
-            if _same_host(self._client(settings).host, reference.registry)
+            if same_registry(self._client(settings).host, reference.registry)
         ]
         for settings in sorted(named, key=lambda one: -len(self._client(one).namespace)):
             if not covers(self._client(settings).namespace, reference.repository):
@@ -190,11 +190,3 @@ def changes_between(before: Config, after: Config) -> tuple[str, ...]:
     if any(link.name not in started for link in links_of(after)):
         found.append("there is a new link to a control plane: what it is to be told waits for a restart")
     return tuple(found)
-
-
-_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
-
-
-def _same_host(first: str, second: str) -> bool:
-    a, b = first.lower(), second.lower()
-    return a == b or (a in _DOCKER_HUB and b in _DOCKER_HUB)

@@ -9,6 +9,7 @@ nothing of the environment's proxies is used. Leaves what to call, and what an a
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import os
 import ssl
@@ -32,6 +33,8 @@ from sensor.version import VERSION
 
 _T = TypeVar("_T")
 _METADATA_ATTEMPTS = 3
+_THREADS = 8
+"""Calls at once. A thread that was given up lives until the SDK's own time-outs; it must not take one of those that resolve names for all."""
 _YOUNG_SECONDS = 30.0
 """Credentials that were read so recently are not read again because of a refusal."""
 _METHODS: Mapping[str, str] = {
@@ -125,6 +128,7 @@ class AwsIdentity:
         self._limits = limits
         self._clock = clock
         self._opening = asyncio.Lock()
+        self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "aws")
         self._open: _Open | None = None
         self._bundle: str | None = None
         self.via = ""
@@ -202,7 +206,7 @@ class AwsIdentity:
 
         try:
             async with asyncio.timeout(self._patience.seconds):
-                return await asyncio.to_thread(translated)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, translated)
         except TimeoutError as error:
             message = f"{doing}: no answer within {self._patience.seconds:.0f} seconds"
             raise NetworkError(message, VPC) from error

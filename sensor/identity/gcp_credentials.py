@@ -103,7 +103,8 @@ def _from_info(info: Mapping[str, Any], where: str, route: Route) -> Loaded:
         case "impersonated_service_account":
             return _impersonating(info, where, route)
         case "authorized_user":
-            made = user_credentials.Credentials.from_authorized_user_info(info, scopes=[SCOPE])
+            # no scope: a refresh token gives those that the user has agreed to, and refuses to give any other
+            made = user_credentials.Credentials.from_authorized_user_info(info)
             name = str(info.get("account") or "a user, by gcloud")
             project = str(info.get("quota_project_id") or "")
             return Loaded(credentials=made, way="user credentials of gcloud", name=name, project=project)

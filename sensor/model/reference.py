@@ -77,3 +77,13 @@ def parse_reference(text: str) -> Reference:
         message = f"not an image reference: {text[:200]!r}"
         raise DataError(message, advice)
     return Reference(registry=registry, repository=name, tag=tag, digest=digest)
+
+
+DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+"""Hosts that all mean Docker Hub."""
+
+
+def same_registry(first: str, second: str) -> bool:
+    """Whether two hosts of references mean one registry: case does not count, and Docker Hub has several names."""
+    a, b = first.lower(), second.lower()
+    return a == b or (a in DOCKER_HUB and b in DOCKER_HUB)

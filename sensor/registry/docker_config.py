@@ -18,12 +18,12 @@ import msgspec
 
 from sensor.config.logins import DockerConfig
 from sensor.errors import SecretError
+from sensor.model.reference import DOCKER_HUB
 from sensor.registry.login import Basic, Credential
 from sensor.registry.programs import IDENTITY_TOKEN, ask_helper
 from sensor.secret import Secret
 
 _MOST_BYTES = 1 << 20
-_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _HUB_KEY = "https://index.docker.io/v1/"
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ACR_USER = "00000000-0000-0000-0000-000000000000"
@@ -125,7 +125,7 @@ def _load(path: Path) -> _File:
 def _keys(host: str, namespace: str) -> Iterator[str]:
     """Under what a registry may stand in the file, the most special first."""
     parts = namespace.split("/") if namespace else []
-    hosts = (host, *sorted(_HUB - {host})) if host in _HUB else (host,)
+    hosts = (host, *sorted(DOCKER_HUB - {host})) if host in DOCKER_HUB else (host,)
     for depth in range(len(parts), 0, -1):
         yield from (f"{name}/{'/'.join(parts[:depth])}" for name in hosts)
     yield from hosts
@@ -137,7 +137,7 @@ def _keys(host: str, namespace: str) -> Iterator[str]:
             f"https://{name}/v2/",
             f"https://{name}/v1",
         )
-    if host in _HUB:
+    if host in DOCKER_HUB:
         yield _HUB_KEY
 
 

@@ -13,6 +13,7 @@ credential. Every secret it gives out is for the registry's own origin or for a 
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from sensor.registry.errors import (
     error_detail,
     shown_url,
 )
-from sensor.registry.tokens import Token, parse_token, refuse_realm
+from sensor.registry.tokens import Token, TokenCache, TokenKey, parse_token, refuse_realm
 from sensor.secret import Secret
 
 
@@ -75,9 +76,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeedCredential:
-    """Fetch the credential; `renew` asks for a look at its source, because the one in use was refused."""
+    """Fetch the credential; `renew` asks for another than `refused`, with a look at its source if there is no other yet."""
 
     renew: bool = False
+    refused: Credential | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,22 +106,15 @@ Flow: TypeAlias = Generator[Step, Sent, None]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenKey:
-    """What a token is good for."""
-
-    realm: str
-    service: str
-    scope: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Presented:
     """An Authorization value, and what it was made of."""
 
-    value: str | None = None
+    value: str | None = field(default=None, repr=False)
     key: TokenKey | None = None
     fresh: bool = False
     """Made during this flow: a refusal is final, not a matter of age."""
+    credential: Credential | None = None
+    """Sent as it is; another flow may have got a newer one since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +125,9 @@ class Accepted:
     token: Token | None = None
 
 
+_ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 _MOST_RESENT = 2
-"""Once with a new token or the credential, and once more when the scope was wrong or the credential has been rotated."""
+"""Once with a new token or the credential, once more when the scope was wrong or the credential has been rotated."""
 
 
 class Login:
@@ -148,19 +144,16 @@ class Login:
     ) -> None:
         self.origin = origin
         """scheme://host[:port] of the registry."""
-        # Harbor's token service answers 200 to a wrong password; Basic, which it takes as well, cannot be misunderstood
         self._trusted = trusted_realms
         self._expired = expired
         self._prefer_basic = prefer_basic
         self._clock = clock
         self._challenge: Challenge | None = None
         self._credential: Credential | None = None
-        self._tokens: dict[TokenKey, Token] = {}
-        self._issued: dict[TokenKey, int] = {}
+        self._tokens = TokenCache()
         self._scopes: dict[str, str] = {}
-        self._elsewhere: dict[
-            str, Challenge
-        ] = {}  # by scope, where it is not that of `GET /v2/` (Artifactory: one realm a repository)
+        # by scope, where it is not that of `GET /v2/` (Artifactory: one realm a repository)
+        self._elsewhere: dict[str, Challenge] = {}
         self.accepted: Accepted | None = None
         """Of the last request that was not refused."""
 
@@ -181,7 +174,7 @@ class Login:
 
     def superseded(self, ask: Ask) -> bool:
         """Whether another flow has got that token since: then send None instead of asking again."""
-        return self._issued.get(ask.key, 0) > ask.issued
+        return self._tokens.issued(ask.key) > ask.issued
 
     def flow(self, scope: str = "") -> Flow:
         """Log in for one request. `scope` is what the request needs, in the token protocol's words; a challenge may correct it.
@@ -191,7 +184,7 @@ class Login:
             RegistryForbidden: the credential does not reach that far.
             RegistryError: the token endpoint fails.
         """
-        yield from self._fetch_credential(renew=False)
+        yield from self._fetch_credential()
         shown = yield from self._present(scope)
         answer = yield Send(authorization=shown.value)
         resent = 0
@@ -211,26 +204,25 @@ class Login:
         if shown.value is None:
             return Accepted(way="nothing")
         if shown.key is not None:
-            return Accepted(way="token", token=self._tokens.get(shown.key))
+            return Accepted(way="token", token=self._tokens.get(shown.key, self._clock()))
         return Accepted(way="static" if isinstance(self._credential, StaticToken) else "basic")
 
-    def _fetch_credential(self, *, renew: bool) -> Generator[Step, Sent, bool]:
-        """Ask for the credential; whether it is another than before."""
-        given = yield NeedCredential(renew=renew)
+    def _fetch_credential(self, refused: Credential | None = None, *, renew: bool = False) -> Flow:
+        """Ask for the credential, or for another one than was refused."""
+        given = yield NeedCredential(renew=renew, refused=refused)
         before, self._credential = self._credential, None if isinstance(given, Answer) else given
         if before != self._credential:
             self._tokens.clear()
-        return before != self._credential
 
     def _present(self, scope: str) -> Generator[Step, Sent, _Presented]:
         """What to send first, from what is known. Nothing is known before the first challenge, so nothing secret is sent."""
         if isinstance(self._credential, StaticToken):
-            return _Presented(value=self._credential.header)
+            return self._bare()
         challenge = self._elsewhere.get(scope, self._challenge)
         if challenge is None:
             return _Presented()
         if challenge.scheme == "basic" or self._takes_basic():
-            return _Presented(value=self._credential.header if self._credential else None)
+            return self._bare()
         key = self._key(challenge, self._scopes.get(scope, scope))
         return (yield from self._bearer(key, scope)) or self._basic_instead()
 
@@ -245,23 +237,27 @@ class Login:
             or self._takes_basic()
         ):
             if isinstance(self._credential, Basic) and (shown.value is None or shown.key is not None):
-                return _Presented(value=self._credential.header)
-            changed = yield from self._fetch_credential(renew=True)
-            if not changed or self._credential is None:
+                return self._bare()
+            if shown.fresh:
                 return None
-            return _Presented(value=self._credential.header)
+            yield from self._fetch_credential(shown.credential, renew=True)
+            same = self._credential is None or self._credential == shown.credential
+            return None if same else self._bare(fresh=True)
         wanted = challenge["scope"] or self._scopes.get(scope, scope)
         if not scope and wanted.startswith("repository:"):
             wanted = ""  # GHCR's challenge for the base names a placeholder, `user/image`, which nobody may pull
         key = self._key(challenge, wanted)
         if shown.fresh and shown.key == key:
             return None
-        self._scopes[scope] = wanted
+        if wanted != scope:
+            self._scopes[scope] = wanted
+        else:
+            self._scopes.pop(scope, None)
         self._elsewhere.pop(scope, None)
         if self._challenge is not None and challenge["realm"] != self._challenge["realm"]:
             self._elsewhere[scope] = challenge
         if shown.key == key:
-            self._tokens.pop(key, None)
+            self._tokens.drop(key, shown.value)
         presented = yield from self._bearer(key, scope)
         if presented is not None:
             return presented
@@ -270,7 +266,7 @@ class Login:
 
     def _bearer(self, key: TokenKey, scope: str) -> Generator[Step, Sent, _Presented | None]:
         """A token from the cache or the realm; None when no secret may go to that realm and Basic is the way out."""
-        if (kept := self._tokens.get(key)) is not None and kept.fresh(self._clock()):
+        if (kept := self._tokens.get(key, self._clock())) is not None:
             return _Presented(value=kept.header, key=key)
         reason = refuse_realm(key.realm, self.origin, with_secret=self._credential is not None, trusted=self._trusted)
         if reason:
@@ -284,22 +280,27 @@ class Login:
     def _mint(self, key: TokenKey, scope: str) -> Generator[Step, Sent, Token]:
         renewed = False
         while True:
-            secret = self._credential.header if self._credential else None
-            ask = Ask(url=_token_url(key), authorization=secret, key=key, issued=self._issued.get(key, 0))
+            used = self._credential
+            ask = Ask(
+                url=_token_url(key),
+                authorization=used.header if used else None,
+                key=key,
+                issued=self._tokens.issued(key),
+            )
             answer = yield ask
-            if answer is None and (kept := self._tokens.get(key)) is not None:
-                return kept
+            if answer is None:
+                if (kept := self._tokens.get(key, self._clock())) is not None:
+                    return kept
+                continue  # what the other flow has got was for a credential that is not in use any more
             given = _answer(answer)
             if given.status == 200:
                 token = parse_token(given.body, self._clock(), shown_url(key.realm))
-                self._tokens[key] = token
-                self._issued[key] = self._issued.get(key, 0) + 1
+                self._tokens.put(key, token, self._clock())
                 return token
-            if given.status in {401, 403} and secret and not renewed:
+            if given.status in {401, 403} and used is not None and not renewed:
                 renewed = True
-                changed = yield from self._fetch_credential(renew=True)
-                # another flow may have been told of the new one before this one
-                if changed or (self._credential is not None and self._credential.header != secret):
+                yield from self._fetch_credential(used, renew=True)
+                if self._credential != used:
                     continue
             if given.status == 400 and key.scope.startswith("registry:"):
                 # Quay knows no such scope and wants to be asked without one
@@ -310,7 +311,12 @@ class Login:
 
     def _basic_instead(self) -> _Presented:
         """An unusable realm: Harbor, Artifactory and Nexus also take Basic on the registry's own origin."""
-        return _Presented(value=self._credential.header if isinstance(self._credential, Basic) else None, fresh=True)
+        return self._bare() if isinstance(self._credential, Basic) else _Presented()
+
+    def _bare(self, *, fresh: bool = False) -> _Presented:
+        """The credential as it is."""
+        given = self._credential
+        return _Presented(value=given.header if given else None, fresh=fresh, credential=given)
 
     def _takes_basic(self) -> bool:
         return self._prefer_basic and isinstance(self._credential, Basic)
@@ -343,7 +349,13 @@ class Login:
     def _hopeless(self, scope: str, shown: _Presented, answer: Answer) -> RegistryError:
         """Which of the many reasons for a last 401 it is."""
         problem = next(
-            (c["error"] for c in parse_challenges(answer.header_lists.get("www-authenticate", ())) if c["error"]), ""
+            # one of the protocol's words (RFC 6750, 3.1); what else stands there may be anything, the token itself for example
+            (
+                c["error"]
+                for c in parse_challenges(answer.header_lists.get("www-authenticate", ()))
+                if _ERROR_CODE.fullmatch(c["error"])
+            ),
+            "",
         )
         said = _and(error_detail(answer.body)) or _and(problem)
         what = f"{self.origin}: status {answer.status}{said}"

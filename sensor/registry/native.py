@@ -181,7 +181,10 @@ class Names:
     def add(
         self, name: str | None, *, digest: str | None = None, pushed: float | None = None, withheld: str = ""
     ) -> None:
-        """Take in one name; what is none is counted, and what is too much makes the listing partial."""
+        """Take in one name; what is none is counted, and what is too much makes the listing partial.
+
+        A name that comes again has moved while it was listed: it stands for what is told last.
+        """
         if name is None or not self._accept(name):
             self._dropped += 1
             return
@@ -191,6 +194,9 @@ class Names:
                 return
             self._names[name] = None
             self._grown = True
+        elif digest is not None:
+            for told in (self._digests, self._pushed, self._withheld):
+                told.pop(name, None)
         if digest is not None and is_digest(digest):
             self._digests[name] = Digest(digest)
         if pushed is not None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, assert_never
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from sensor.errors import ConfigError, NetworkError, RegistryError
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.registry.errors import (
+    AUTHENTICATION_FAILED,
     NotARegistry,
+    RegistryForbidden,
     RegistryNotFound,
     RegistryRateLimited,
     UnexpectedAnswer,
@@ -29,12 +31,20 @@ from sensor.registry.errors import (
 )
 from sensor.registry.login import Accepted, Answer, Ask, Credential, Login, NeedCredential, Send, Sent
 from sensor.registry.terms import Address, ClosingSource, CredentialSource, Refusal, Terms
-from sensor.registry.tokens import is_forbidden_target, is_loopback_host, is_private_host
-from sensor.route import redirect_target, retry_after, same_origin
+from sensor.registry.tokens import TokenKey, is_forbidden_target, is_loopback_host, is_private_host
+from sensor.route import redirect_target, retry_after, same_origin, shown_host
 from sensor.tls import NotTls
-from sensor.transport import HostParked, Reply, Streamed, Transport
+from sensor.transport import HostParked, Reply, Streamed, Transport, complete
 
 _MOST_HOPS = 5
+_STORAGE_PATH = (
+    "the registry keeps image data at {}: let this machine reach that host too, in a private network by an endpoint of its own "
+    "(S3 gateway endpoint, the registry's private data endpoint)"
+)
+_STORAGE_REFUSES = (
+    "the registry has given the right to read this, but the storage behind it refuses: check the storage's own rules (endpoint policy, "
+    "firewall) for this machine, a proxy in between, and this machine's clock"
+)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _T = TypeVar("_T", Reply, Reply | Streamed)
 
@@ -68,7 +78,8 @@ class Session:
         self._login: Login | None = None
         self.base: Reply | None = None  # the last answer to a bare `GET /v2/`, whatever it was
         self._opening = asyncio.Lock()
-        self._asking: defaultdict[object, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._renewing = asyncio.Lock()
+        self._asking: WeakValueDictionary[TokenKey, asyncio.Lock] = WeakValueDictionary()
         if address.scheme == "http" and not self._terms.insecure:
             message = f"{address.host} is to be asked in plain HTTP, which is not allowed"
             raise ConfigError(message, "set insecure: true for a trusted internal registry, or use https://")
@@ -194,9 +205,7 @@ class Session:
                     return answer
                 body = await self._error_body(answer)
                 await stack.aclose()
-                return Reply(
-                    status=answer.status, url=url, headers=answer.headers, body=body, header_lists=answer.header_lists
-                )
+                return complete(answer, body, merged)
 
             try:
                 answer = await self._follow(method, url, scope, send)
@@ -221,7 +230,7 @@ class Session:
         """Send, logged in, and follow redirects. Once a redirect has left the registry's origin, no credential is sent again."""
         at_home = True
         for _ in range(_MOST_HOPS + 1):
-            answer = await (self._authorised(url, scope, send) if at_home else send(url, {}))
+            answer = await (self._authorised(url, scope, send) if at_home else self._away(url, send))
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
                 return answer
@@ -231,6 +240,15 @@ class Session:
             url = target
         message = f"{method} {shown_url(url)}: more than {_MOST_HOPS} redirects"
         raise UnexpectedAnswer(message, "look at the set-up of the registry and of any proxy before it")
+
+    async def _away(self, url: str, send: Callable[[str, Mapping[str, str]], Awaitable[_T]]) -> _T:
+        """Send to where the registry keeps its data, without a credential. That host is often forgotten when paths are opened."""
+        try:
+            return await send(url, {})
+        except NetworkError as error:
+            if not isinstance(error, HostParked):
+                error.advice = "; ".join(filter(None, (_STORAGE_PATH.format(shown_host(url)), error.advice)))
+            raise
 
     def _check_redirect(self, method: str, url: str, target: str) -> None:
         """A redirect may lead to private storage, but not to this machine, to metadata services, or out in the open in plain HTTP.
@@ -262,7 +280,7 @@ class Session:
             sent: Sent
             match step:
                 case NeedCredential():
-                    sent = credential = await self._credentials.credential(renew=step.renew)
+                    sent = credential = await (self._renew(step.refused) if step.renew else self.credential())
                 case Ask():
                     sent = await self._ask_for_token(self._login, step)
                 case Send():
@@ -281,15 +299,23 @@ class Session:
                 refusal = Refusal(error=error, answer=last, credential=credential, scope=scope)
                 raise self._terms.explain(refusal) from error
 
+    async def _renew(self, refused: Credential | None) -> Credential | None:
+        """Another credential than the refused one: of many requests that are refused at once, one has it renewed for all."""
+        async with self._renewing:
+            current = await self.credential()
+            return current if current != refused else await self._credentials.credential(renew=True)
+
     async def error(self, method: str, reply: Reply, scope: str = "") -> RegistryError:
         """The error for a reply whose status ends a request, in the provider's words."""
-        credential = await self._credentials.credential(renew=False)
         error = _reply_error(method, reply)
+        if self._login is not None and not same_origin(reply.url, self._login.origin):
+            return _storage_error(error, reply)
+        credential = await self.credential()
         return self._terms.explain(Refusal(error=error, answer=_answer_of(reply), credential=credential, scope=scope))
 
     async def _ask_for_token(self, login: Login, ask: Ask) -> Answer | None:
         """One request at a time for one token: whoever waited finds it in the cache."""
-        async with self._asking[ask.key]:
+        async with self._asking.setdefault(ask.key, asyncio.Lock()):
             if login.superseded(ask):
                 return None
             extra = {"Authorization": ask.authorization} if ask.authorization else {}
@@ -311,6 +337,13 @@ def _reply_error(method: str, reply: Reply) -> RegistryError:
         content_type=reply.headers.get("content-type", ""),
         retry_after=retry_after(reply.headers),
     )
+
+
+def _storage_error(error: RegistryError, reply: Reply) -> RegistryError:
+    """The error for a refusal by the storage behind a registry: no right at the registry mends it."""
+    if reply.status not in {401, 403}:
+        return error
+    return RegistryForbidden(error.message.removeprefix(f"{AUTHENTICATION_FAILED}: "), _STORAGE_REFUSES)
 
 
 def _check_base(reply: Reply) -> None:

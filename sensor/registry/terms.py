@@ -5,6 +5,7 @@ Values and ports alone; `session` keeps to them, `kinds` fill them in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -41,17 +42,18 @@ def parse_address(url: str) -> Address:
     """
     advice = "expected host[:port], or the same with http:// or https:// in front"
     text = url.strip()
+    shown = re.sub(r"^(\w+://)?[^/]*@", r"\1", text.partition("?")[0])[:200]  # neither a password nor a token
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
         port = parts.port
     except ValueError as error:
-        message = f"not the address of a registry: {text[:200]!r}"
+        message = f"not the address of a registry: {shown!r}"
         raise ConfigError(message, advice) from error
     if parts.username is not None:
         message = f"the address of a registry must not hold a user name: {(parts.hostname or '')[:200]!r}"
         raise ConfigError(message, "use the keys username and password")
     if not parts.hostname or parts.scheme not in {"", "http", "https"} or parts.query or parts.fragment or " " in text:
-        message = f"not the address of a registry: {text[:200]!r}"
+        message = f"not the address of a registry: {shown!r}"
         raise ConfigError(message, advice)
     name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     path = parts.path.rstrip("/").removesuffix("/v2")

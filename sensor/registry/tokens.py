@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -23,6 +24,11 @@ _LONGEST_LIFE = 86400.0
 """No issuer means more; a wrong unit (milliseconds) does."""
 _METADATA_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
 _PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".home.arpa", ".localhost", ".intranet", ".corp")
+_MOST_TOKENS = 10_000
+"""About 2 KiB each, so that a sweep over a large registry does not fetch them anew every time."""
+_NUMERIC = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}", re.IGNORECASE)
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""Networks with IPv6 alone reach IPv4 addresses by these (RFC 6052)."""
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -41,6 +47,54 @@ class Token:
     def fresh(self, now: float) -> bool:
         """Whether it may still be used."""
         return now < self.renew_at
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """What a token is good for."""
+
+    realm: str
+    service: str
+    scope: str
+
+
+class TokenCache:
+    """Tokens of one login by what they are good for. A registry may have any number of repositories, each with its own."""
+
+    def __init__(self, most: int = _MOST_TOKENS) -> None:
+        self._most = most
+        self._tokens: dict[TokenKey, Token] = {}
+        self._issued: dict[TokenKey, int] = {}
+
+    def get(self, key: TokenKey, now: float) -> Token | None:
+        """A token that may still be used."""
+        token = self._tokens.get(key)
+        return token if token is not None and token.fresh(now) else None
+
+    def put(self, key: TokenKey, token: Token, now: float) -> None:
+        """Keep a new token. Where there is no room, those that are over are dropped, else the oldest tenth."""
+        if len(self._tokens) >= self._most and key not in self._tokens:
+            over = [old for old, kept in self._tokens.items() if not kept.fresh(now)]
+            for old in over or list(self._tokens)[: max(self._most // 10, 1)]:
+                del self._tokens[old]
+        if len(self._issued) >= 2 * self._most and key not in self._issued:
+            self._issued = {kept: count for kept, count in self._issued.items() if kept in self._tokens}
+        self._tokens[key] = token
+        self._issued[key] = self.issued(key) + 1
+
+    def issued(self, key: TokenKey) -> int:
+        """How many tokens a key has seen."""
+        return self._issued.get(key, 0)
+
+    def drop(self, key: TokenKey, header: str | None) -> None:
+        """A token was refused; one that another flow has got meanwhile stays."""
+        kept = self._tokens.get(key)
+        if kept is not None and kept.header == header:
+            del self._tokens[key]
+
+    def clear(self) -> None:
+        """Forget all tokens: they were for another credential."""
+        self._tokens.clear()
 
 
 class _TokenBody(msgspec.Struct):
@@ -175,19 +229,16 @@ def refuse_realm(realm: str, origin: str, *, with_secret: bool, trusted: tuple[s
 
 def is_private_host(host: str) -> bool:
     """Whether a host is private by its looks: a private or loopback address, a bare name, or a name of an internal zone."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+    address = _address(host)
+    if address is None:
         return "." not in host or host.endswith(_PRIVATE_SUFFIXES)
     return address.is_private or address.is_loopback
 
 
 def is_loopback_host(host: str) -> bool:
     """Whether a host is this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    address = _address(host)
+    return host == "localhost" or host.endswith(".localhost") if address is None else address.is_loopback
 
 
 def is_forbidden_target(url: str) -> bool:
@@ -201,11 +252,22 @@ def is_forbidden_target(url: str) -> bool:
 def _is_metadata(host: str) -> bool:
     if host.lower() in _METADATA_NAMES:
         return True
+    address = _address(host)
+    if address is None:
+        return False
+    in_aws = isinstance(address, ipaddress.IPv6Address) and address in ipaddress.ip_network("fd00:ec2::/32")
+    return address.is_link_local or address.is_unspecified or address.is_multicast or in_aws
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host is, however it is written; None for a name. Resolvers take `0xa9.254.43518` too (inet_aton)."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    address = mapped or address
-    in_aws = isinstance(address, ipaddress.IPv6Address) and address in ipaddress.ip_network("fd00:ec2::/32")
-    return address.is_link_local or address.is_unspecified or address.is_multicast or in_aws
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(host)) if _NUMERIC.fullmatch(host) else None
+        except OSError:
+            return None
+    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped or address in _TRANSLATED):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address

@@ -22,6 +22,7 @@ def test_a_configured_registry_is_found_by_name_and_by_address(target: str) -> N
         ("other.example", "other.example"),
         ("localhost", "localhost"),
         ("oci:/tmp/x", "oci-tmp-x"),
+        ("archive:/tmp/x.tar", "archive-tmp-x.tar"),
         ("http://h:1/", "h-1"),
     ],
 )
@@ -54,6 +55,15 @@ def test_what_is_no_address_is_refused() -> None:
         ("oci:/i/layout:team/app:1.4", "team/app:1.4", "oci-i-layout"),
         (f"oci:/i/layout:team/app@{DIGEST}", f"team/app@{DIGEST}", "oci-i-layout"),
         (f"oci:/i/layout@{DIGEST}", f"@{DIGEST}", "oci-i-layout"),
+        ("archive:/i/app.tar", "", "archive-i-app.tar"),
+        ("archive:/i/app.tar:1.4", ":1.4", "archive-i-app.tar"),
+        ("archive:/i/app.tar:app:1.4", "app:1.4", "archive-i-app.tar"),
+        ("archive:/i/app.tar:team/app:1.4", "team/app:1.4", "archive-i-app.tar"),
+        ("archive:/i/app.tar:host.example:5000/team/app:1.4", "team/app:1.4", "archive-i-app.tar"),
+        ("archive:/i/app.tar:host.example/app", "app", "archive-i-app.tar"),
+        (f"archive:/i/app.tar:app@{DIGEST}", f"app@{DIGEST}", "archive-i-app.tar"),
+        ("docker-archive:/i/app.tar:docker.io/library/app:1", "library/app:1", "archive-i-app.tar"),
+        ("oci-archive:/i/drop:1", ":1", "archive-i-drop"),
     ],
 )
 def test_an_image_is_located(image: str, reference: str, registry: str) -> None:
@@ -64,6 +74,27 @@ def test_an_image_is_located(image: str, reference: str, registry: str) -> None:
 def test_a_relative_layout_is_found_from_the_working_directory() -> None:
     _, settings = locate_image(CONFIG, "oci:some/layout:app:1")
     assert settings.url == f"oci:{Path.cwd()}/some/layout"
+
+
+@pytest.mark.parametrize("scheme", ["archive", "oci-archive", "docker-archive"])
+def test_a_configured_archive_is_found_in_whatever_words(scheme: str) -> None:
+    config = Config(registries=(Registry(name="drop", url="docker-archive:/var/drop/"),))
+    assert registry_named(config, f"{scheme}:/var/drop") is config.registries[0]
+    assert locate_image(config, f"{scheme}:/var/drop:app:1")[1] is config.registries[0]
+
+
+def test_a_relative_archive_is_found_from_the_working_directory() -> None:
+    _, settings = locate_image(CONFIG, "archive:app.tar:app:1")
+    assert settings.url == f"archive:{Path.cwd()}/app.tar"
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["archive:/i/app.tar:a:b:c", "archive:/i/app.tar:Team/App", "archive:/i/app.tar:app:", "archive:/i/app.tar@md5:1"],
+)
+def test_what_is_no_image_of_an_archive_is_a_mistake_of_the_command_line(image: str) -> None:
+    with pytest.raises(ConfigError, match=r"archive|reference|digest"):
+        locate_image(CONFIG, image)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +110,21 @@ def test_a_short_name_is_completed_only_by_a_configured_default() -> None:
     plane = ControlPlane(url="https://hg.example", api_key=FromEnv("X"), default_registry="docker.io")
     found, settings = locate_image(Config(control_plane=plane), "nginx:1")
     assert (str(found), settings.url) == ("docker.io/library/nginx:1", "docker.io")
+
+
+def test_on_a_shared_host_an_image_gets_the_registry_with_its_namespace() -> None:
+    config = Config(registries=(
+        Registry(name="disk", url="oci:/images"),
+        Registry(name="whole", url="quay.io"),
+        Registry(name="acme", url="quay.io/acme"),
+        Registry(name="hub", url="https://index.docker.io/v1/"),
+        Registry(name="team", url="harbor.example/team", provider="harbor"),
+    ))  # fmt: skip
+    for image, name in (
+        ("quay.io/acme/app:1", "acme"),
+        ("quay.io/acmes/app:1", "whole"),
+        ("docker.io/acme/app:1", "hub"),
+        ("registry-1.docker.io/library/nginx:1", "hub"),
+        ("harbor.example/other/app:1", "harbor.example"),
+    ):
+        assert locate_image(config, image)[1].name == name, image

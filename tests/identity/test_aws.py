@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator, Iterator
@@ -413,6 +414,26 @@ async def test_a_call_ends_in_time_and_the_loop_runs_meanwhile(cloud: Cloud, pat
             await cloud.by_key(**patience).who()
         released.set()
     assert "ecr.api" in late.value.advice
+
+
+async def test_calls_that_hang_leave_the_threads_of_others_alone(cloud: Cloud) -> None:
+    arrived, released = asyncio.Event(), asyncio.Event()
+
+    async def hang(_request: web.Request) -> web.StreamResponse:
+        arrived.set()
+        await released.wait()
+        return web.Response()
+
+    common = concurrent.futures.ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(common)
+    async with Served(hang) as server:
+        cloud.sts_url = server.url
+        hanging = asyncio.create_task(cloud.by_key().who())
+        await arrived.wait()
+        assert await asyncio.to_thread(lambda: "free") == "free"
+        assert not hanging.done()
+        hanging.cancel()
+        released.set()
 
 
 @contextlib.asynccontextmanager

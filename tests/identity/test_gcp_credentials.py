@@ -7,13 +7,15 @@ import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import parse_qs
 
 import pytest
 
 from sensor.config.logins import Gcp
 from sensor.errors import NetworkError, SecretError
 from sensor.identity.gcp import GoogleIdentity, GoogleRefused, GoogleToken, Principal
+from sensor.identity.gcp_credentials import from_text
 from sensor.route import Route
 from sensor.secret import InPlace, Secret
 from tests.fakes.certificates import Authority
@@ -288,6 +290,32 @@ async def test_aws_without_a_region_or_credentials_says_so(
     with pytest.raises(GoogleRefused, match=r"AWS gives no credentials to be exchanged: .*nowhere"):
         await GoogleIdentity(settings(text), Route()).token()
     assert google.seen == []
+
+
+def test_a_user_is_asked_for_no_scope_that_was_not_agreed_to() -> None:
+    info = {
+        "type": "authorized_user",
+        "client_id": "i",
+        "client_secret": "s",
+        "refresh_token": "r",
+        "account": "a@b.example",
+    }
+    found = from_text(json.dumps(info), "gcp.credentials", Route())
+    assert (found.way, found.name) == ("user credentials of gcloud", "a@b.example")
+    sent: list[bytes] = []
+
+    class Answer:
+        status = 200
+        headers: ClassVar[dict[str, str]] = {}
+        data = json.dumps({"access_token": "ya29.x", "expires_in": 3599, "scope": FULL}).encode()
+
+    def request(*, body: bytes, **_more: Any) -> Answer:
+        sent.append(body)
+        return Answer()
+
+    found.credentials.refresh(request)
+    assert found.credentials.token == "ya29.x"
+    assert parse_qs(sent[0].decode()).keys() == {"grant_type", "client_id", "client_secret", "refresh_token"}
 
 
 # -- files that cannot be used --------------------------------------------------------------------------------------------------------

@@ -81,8 +81,19 @@ async def test_an_expired_signature_is_asked_for_anew(images: Images, connect: C
         assert await read(client, images) == images.blob
         assert fake.count("blob") == 3
         fake.behaviour.storage_expires_after = 100
-        with pytest.raises(RegistryForbidden, match="/storage/"):
+        with pytest.raises(RegistryForbidden, match=r"/storage/.*endpoint policy"):
             await read(client, images)
+
+
+async def test_a_storage_that_cannot_be_reached_is_named_as_such(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root) as fake, connect(fake.url) as client:
+        fake.behaviour.redirect = "storage"
+        fake.behaviour.location = "http://127.0.0.1:1/blob"
+        with pytest.raises(NetworkError) as away:
+            await read(client, images)
+    assert away.value.advice.startswith(
+        "the registry keeps image data at 127.0.0.1:1: let this machine reach that host"
+    )
 
 
 async def test_no_credential_crosses_to_the_storage(images: Images, connect: Connect) -> None:

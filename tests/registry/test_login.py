@@ -352,6 +352,54 @@ def test_a_waiting_flow_takes_the_token_that_another_has_fetched() -> None:
     assert second.send(None) == Send(authorization="Bearer shared")
 
 
+def test_a_flow_that_waited_asks_itself_when_the_token_was_forgotten_meanwhile() -> None:
+    dance = Dance(ALICE)
+    dance.run(unauthorized(BEARER), token("t1"), OK)
+    # sent None, but a change of the credential has emptied the cache
+    dance.login._tokens.clear()
+    first, second, sent = dance.run(None, token("t2"), OK)
+    assert isinstance(first, Ask)
+    assert isinstance(second, Ask)
+    assert sent == Send(authorization="Bearer t2")
+
+
+def test_a_refusal_of_an_old_token_leaves_the_new_one_alone() -> None:
+    dance = Dance(ALICE)
+    dance.run(unauthorized(BEARER), token("t1"), OK)
+    slow = dance.login.flow(SCOPE)
+    next(slow)
+    assert slow.send(ALICE) == Send(authorization="Bearer t1")
+    dance.run(unauthorized(BEARER), token("t2"), OK)  # another request has had it renewed
+    assert slow.send(unauthorized(BEARER)) == Send(authorization="Bearer t2")
+    with pytest.raises(StopIteration):
+        slow.send(OK)
+
+
+@pytest.mark.parametrize("shape", ["basic", "static"])
+def test_a_refusal_of_an_old_credential_is_answered_with_the_one_that_came_meanwhile(shape: str) -> None:
+    old, new = (
+        (ALICE, BOB) if shape == "basic" else (StaticToken(token=Secret("first")), StaticToken(token=Secret("second")))
+    )
+    challenge = unauthorized('Basic realm="r"')
+    dance = Dance(old, after_renewal=new)
+    dance.login.learn(challenge)
+    slow = dance.login.flow(SCOPE)
+    next(slow)
+    assert slow.send(old) == Send(authorization=old.header)
+    assert dance.run(challenge, OK)[-1] == Send(authorization=new.header)
+    step = slow.send(challenge)
+    assert step == NeedCredential(renew=True, refused=old)
+    assert slow.send(new) == Send(authorization=new.header)
+
+
+def test_a_credential_is_renewed_once_for_one_request() -> None:
+    dance = Dance(ALICE, after_renewal=BOB)
+    dance.login.learn(unauthorized('Basic realm="r"'))
+    with pytest.raises(RegistryUnauthorized):
+        dance.run(unauthorized(), unauthorized())
+    assert dance.renewals == 1
+
+
 def test_secrets_do_not_show() -> None:
     dance = Dance(ALICE)
     steps = dance.run(unauthorized(BEARER), token("very-secret-token"), OK)

@@ -75,6 +75,18 @@ def test_a_cursor_that_comes_again_is_a_circle() -> None:
     assert "circle" in found.listing.reason
 
 
+def test_a_name_that_moved_while_it_was_listed_stands_for_what_was_told_last() -> None:
+    old, new = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
+    found = names()
+    found.add("a", digest=old, pushed=1.0, withheld="locked")
+    found.add("a", digest=new)
+    found.add("a")  # tells nothing
+    listing = found.listing
+    assert (listing.names, listing.digests) == (("a",), {"a": new})
+    assert not listing.pushed
+    assert not listing.withheld
+
+
 def test_the_first_reason_is_kept() -> None:
     found = names()
     found.partial("one")

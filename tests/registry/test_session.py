@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sensor.errors import ConfigError, NetworkError
+from sensor.registry.client import RegistryClient
 from sensor.registry.errors import RegistryForbidden, RegistryUnauthorized, UnexpectedAnswer
+from sensor.registry.login import Basic, Credential
+from sensor.registry.session import Session
+from sensor.registry.terms import Terms, parse_address
+from sensor.secret import Secret
+from sensor.transport import Transport
 from tests.fakes.certificates import Authority
 from tests.fakes.registry import Behaviour, FakeRegistry
 from tests.registry.conftest import Connect, Images
@@ -181,6 +188,37 @@ async def test_a_403_that_means_expired_renews_the_login(
         behaviour.users = {"sensor": "again"}
         behaviour.expired_word = False
         assert (await client.manifest("team/app", "v1")).digest == images.app.digest
+
+
+class Numbered:
+    """Passwords as a cloud makes them: another one each time that it is asked to renew."""
+
+    def __init__(self) -> None:
+        self.made = 1
+
+    async def credential(self, *, renew: bool) -> Credential | None:
+        made = self.made = self.made + renew
+        await asyncio.sleep(0)
+        return Basic(username="sensor", password=Secret(f"password-{made}"))
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+async def test_many_requests_that_are_refused_at_once_renew_the_credential_once(images: Images, auth: Any) -> None:
+    now = [0.0]
+    behaviour = Behaviour(auth=auth, users={"sensor": "password-1"}, token_life=300)
+    async with FakeRegistry(images.store.root, behaviour, clock=lambda: now[0]) as fake:
+        source = Numbered()
+        session = Session(parse_address(fake.url), Transport(), source, terms=Terms(insecure=True))
+        client = RegistryClient(session)
+        try:
+            await client.head("team/app", "v1")
+            behaviour.users["sensor"] = "password-2"
+            now[0] += 301
+            heads = await asyncio.gather(*(client.head("team/app", "v1") for _ in range(30)))
+        finally:
+            await client.close()
+    assert {head.digest for head in heads} == {images.app.digest}
+    assert source.made == 2
 
 
 async def test_a_registry_that_redirects_its_base_elsewhere_is_told(images: Images, connect: Connect) -> None:

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from sensor.registry.errors import UnexpectedAnswer
 from sensor.registry.tokens import (
+    Token,
+    TokenCache,
+    TokenKey,
     granted,
     is_forbidden_target,
     is_loopback_host,
@@ -154,3 +157,49 @@ def test_other_tokens_say_nothing(token: str) -> None:
 @settings(deadline=None, max_examples=100)
 def test_no_token_makes_it_raise(text: str) -> None:
     assert granted(Secret(text)) is None or text.count(".") == 2
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------------
+
+
+def key(name: str) -> TokenKey:
+    return TokenKey("https://realm.example/token", "svc", f"repository:{name}:pull")
+
+
+def kept(text: str, renew_at: float = 100.0) -> Token:
+    return Token(value=Secret(text), renew_at=renew_at)
+
+
+def test_a_token_is_kept_until_it_is_over() -> None:
+    cache = TokenCache()
+    cache.put(key("a"), kept("t"), 0.0)
+    assert cache.get(key("a"), 99.0) == kept("t")
+    assert cache.get(key("a"), 100.0) is None
+    assert cache.get(key("b"), 0.0) is None
+
+
+def test_the_cache_is_bounded_and_drops_first_what_is_over() -> None:
+    cache = TokenCache(most=20)
+    for number in range(20):
+        cache.put(key(f"r{number}"), kept(f"t{number}", renew_at=10.0 if number % 2 else 100.0), 0.0)
+    cache.put(key("new"), kept("new"), 50.0)
+    assert cache.get(key("new"), 50.0) is not None
+    assert [number for number in range(20) if cache.get(key(f"r{number}"), 0.0)] == list(range(0, 20, 2))
+    for number in range(1000):
+        cache.put(key(f"more{number}"), kept("t"), 50.0)
+    assert len(cache._tokens) <= 20
+    assert len(cache._issued) <= 41
+    assert cache.get(key("more999"), 50.0) is not None
+    assert cache.get(key("r0"), 50.0) is None
+
+
+def test_a_refused_token_goes_and_a_newer_one_stays() -> None:
+    cache = TokenCache()
+    cache.put(key("a"), kept("old"), 0.0)
+    cache.put(key("a"), kept("new"), 0.0)
+    assert cache.issued(key("a")) == 2
+    cache.drop(key("a"), "Bearer old")
+    assert cache.get(key("a"), 0.0) == kept("new")
+    cache.drop(key("a"), "Bearer new")
+    assert cache.get(key("a"), 0.0) is None
+    assert cache.issued(key("a")) == 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sensor.config.schema import Http
 from sensor.config.schema import Registry as Settings
 from sensor.errors import ConfigError
 from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.model.reference import same_registry
 from sensor.pacing import Budgets
 from sensor.registry.kinds.acr import ACR
 from sensor.registry.kinds.archive import ARCHIVE
@@ -92,3 +95,16 @@ def open_registry(
         budgets=budgets,
     )
     return kind.open(kind, opening)
+
+
+def serving(registries: Iterable[Settings], host: str, repository: str) -> Settings | None:
+    """The configured registry that a reference is of: its host, and the narrowest namespace that holds the repository."""
+    found: list[tuple[int, Settings]] = []
+    for settings in registries:
+        try:
+            address = find_kind(settings).address(Opening(settings=settings, http=Http()))
+        except ConfigError:
+            continue  # on disk: no reference names it
+        if same_registry(address.named or address.host, host) and address.covers(repository):
+            found.append((len(address.namespace), settings))
+    return max(found, key=lambda one: one[0])[1] if found else None

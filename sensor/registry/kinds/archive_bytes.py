@@ -38,7 +38,7 @@ class Tar:
         file.seek(0)
         head = file.read(BLOCK)
         if not head:
-            raise DataError("the file is empty", STILL_WRITTEN, retryable=True)
+            raise NotImages("the file is empty", STILL_WRITTEN, retryable=True)
         for magic, name in _OTHER_COMPRESSIONS.items():
             if head.startswith(magic):
                 message = f"it is compressed by {name}, which is not read"

@@ -156,9 +156,13 @@ class _Walk:
             if not block.strip(b"\0"):
                 # the padding of the last member and the closing blocks may be missing, as everywhere
                 whole = bool(block) or self._source.length >= end
-                return self._finish(ended=bool(block), whole=whole and said == _Said())
+                return self._finish(ended=len(block) == BLOCK, whole=whole and said == _Said())
             if len(block) < BLOCK:
-                raise cut_short()
+                raise (
+                    NotImages("it is shorter than a tar", STILL_WRITTEN, retryable=True)
+                    if not position
+                    else cut_short()
+                )
             info = _header(block, position)
             content = position + BLOCK
             size = 0 if info.type in _HEADER_ONLY else info.size if said.size is None else said.size
@@ -252,9 +256,10 @@ def _read_pax(data: bytes, content: int, said: _Said) -> None:
     position = 0
     while position < len(data):
         digits = data[position : position + 20].partition(b" ")[0]
+        start = position + len(digits) + 1
         following = position + int(digits) if digits.isdigit() else 0
-        key, equals, value = data[position + len(digits) + 1 : following - 1].partition(b"=")
-        if not equals or following > len(data) or data[following - 1] != 0x0A:
+        key, equals, value = data[start : following - 1].partition(b"=")
+        if not equals or not start < following <= len(data) or data[following - 1] != 0x0A:
             raise _damaged(content)
         text = value.decode("utf-8", "surrogateescape")
         match key:

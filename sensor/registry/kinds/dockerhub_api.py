@@ -23,6 +23,7 @@ from sensor.registry.credentials import ConfiguredCredential
 from sensor.registry.errors import (
     AUTHENTICATION_FAILED,
     CannotEnumerate,
+    NotARegistry,
     RegistryForbidden,
     RegistryNotFound,
     RegistryRateLimited,
@@ -108,6 +109,7 @@ class HubLogin:
             RegistryUnauthorized: the login is refused.
             SensorError: no answer.
         """
+        seen = self._token
         async with self._asking:
             if self.fixed is not None:
                 if self._token is None or renew:
@@ -116,7 +118,8 @@ class HubLogin:
             credential = await self.credentials.credential(renew=renew)
             if not isinstance(credential, Basic):
                 return {}
-            if self._token is None or renew or credential != self._made_from or self.clock() >= self._renew_at:
+            refused = renew and self._token is seen  # of many that were refused at once, the first logs in for all
+            if self._token is None or refused or credential != self._made_from or self.clock() >= self._renew_at:
                 self._token = await self._log_in(credential)
                 self._made_from = credential
                 self._renew_at = self.clock() + _TOKEN_SECONDS
@@ -241,7 +244,7 @@ class HubApi:
         own = credential.username.lower()
         try:
             told = (await api.json("/v2/repositories/namespaces", _Namespaces)).namespaces or []
-        except (RegistryForbidden, RegistryNotFound, UnexpectedAnswer):
+        except (RegistryForbidden, RegistryNotFound, NotARegistry, UnexpectedAnswer):
             told = []  # organisations cannot ask, only users; the list is not part of the documented API
         return tuple(dict.fromkeys((own, *(name for name in told if is_repository(name) and "/" not in name))))
 

@@ -58,6 +58,8 @@ _ACCESS_KEY = re.compile(r"A(?:KIA|SIA)[A-Z0-9]{12,124}")
 _OTHER_ID = re.compile(r"A(?:IDA|ROA|GPA|IPA|NPA|NVA|PKA)[A-Z0-9]{12,124}")
 _NOT_AN_EXPIRY = frozenset({"UNSUPPORTED", "NAME_INVALID", "TAG_INVALID", "MANIFEST_INVALID", "DIGEST_INVALID"})
 _EXPIRED = b"authorization token has expired"
+_NAMES = re.compile(r"'[^']*'|arn:\S+")
+"""What an error quotes; a repository may be called archive/app."""
 
 
 def detect(url: str) -> Detection | None:
@@ -185,15 +187,15 @@ def explain(refusal: Refusal) -> RegistryError:  # noqa: PLR0911 - a table in pr
     if answer is None or answer.status in {404, 429}:
         return error
     body = answer.body.decode("utf-8", "replace")
-    lower = body.lower()
+    lower = _NAMES.sub("", body).lower()
     message = error.message
     if _EXPIRED in answer.body.lower():
         return RegistryUnauthorized(_failed(message), _expired_advice(refusal.credential))
-    if "archive" in lower or "imageinaccessible" in lower:
-        return ImageWithheld(message, f"the image is archived: {RESTORE}")
     if "not authorized to perform" in lower:
         said = error_detail(answer.body) or body
         return denial_error(message if "not authorized" in message else f"{message}: {said}", body)
+    if "archive" in lower or "imageinaccessible" in lower:
+        return ImageWithheld(message, f"the image is archived: {RESTORE}")
     if "kms" in lower:
         return RegistryForbidden(message, KMS)
     if "upstream" in lower:

@@ -8,7 +8,7 @@ import binascii
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +25,8 @@ from sensor.secret import Secret
 _NO_LIFE = 600.0
 """Seconds that a password is used whose end has passed when it comes: a wrong clock, or a test double."""
 _LONGEST_LIFE = 12 * 3600.0
+_RETRY_SECONDS = 60.0
+"""Until the next attempt when a password cannot be renewed but still holds: nobody else waits for an API that does not answer."""
 _MOST_RENEWALS = 10
 """Passwords made anew in a minute because they were refused; after that another one would be refused as well."""
 
@@ -82,6 +84,7 @@ class EcrCredential:
             except SensorError:
                 if renew or made is None or now >= made.ends:
                     raise
+                self._made = replace(made, renew_at=self._clock() + _RETRY_SECONDS)
             return made.password
 
     def _renewed_often(self, now: float) -> bool:

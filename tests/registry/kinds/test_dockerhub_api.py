@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -207,6 +208,15 @@ async def test_the_token_is_renewed_before_its_ten_minutes_are_over(tmp_path: Pa
         assert first["Authorization"].removeprefix("Bearer ") not in repr(login)
         source.value = None
         assert await login.headers(False) == {}
+
+
+async def test_many_requests_that_are_refused_at_once_log_in_once(tmp_path: Path) -> None:
+    async with DockerHubFake(tmp_path) as fake, hub_login(fake, Given(user()), [0.0]) as login:
+        first = await login.headers(False)
+        found = await asyncio.gather(*(login.headers(True) for _ in range(10)))
+        assert len({one["Authorization"] for one in found}) == 1
+        assert found[0] != first
+        assert fake.count("api", "/v2/auth/token") == 2
 
 
 async def test_a_refused_login_is_not_tried_again_until_it_changes(tmp_path: Path) -> None:

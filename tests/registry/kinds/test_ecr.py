@@ -211,6 +211,8 @@ def denied(message: str) -> bytes:
         (403, denied(DENIED), MADE, RegistryForbidden, "repository/team/app", "aws.assume_roles"),
         (403, DENIED.encode(), MADE, RegistryForbidden, "not authorized", "permission ecr:BatchGetImage"),
         (403, b"", MADE, RegistryForbidden, "status 403", "ecr:BatchGetImage"),
+        (403, denied(DENIED.replace("team/app", "archive/app")), MADE, RegistryForbidden, "archive/app", "aws.assume_roles"),
+        (403, denied("denied for 'archive/kms-upstream'"), MADE, RegistryForbidden, "archive", "ecr:BatchGetImage"),
         (403, denied("KmsError: the key is disabled"), MADE, RegistryForbidden, "KmsError", "KMS key"),
         (400, denied("The image is archived"), MADE, ImageWithheld, "archived", "UpdateImageStorageClass"),
         (403, denied("ImageInaccessible"), MADE, ImageWithheld, "ImageInaccessible", "UpdateImageStorageClass"),

@@ -27,11 +27,13 @@ class FakeIdentity:
 
     def __init__(self) -> None:
         self.made = 0
+        self.asked = 0
         self.fails: RegistryError | NetworkError | NoIdentity | None = None
         self.life = 43200.0
 
     async def call(self, service: str, operation: str) -> Mapping[str, Any]:
         assert operation == "get_authorization_token"
+        self.asked += 1
         await asyncio.sleep(0)
         if self.fails is not None:
             raise self.fails
@@ -79,6 +81,20 @@ async def test_the_old_password_is_used_for_as_long_as_it_lasts() -> None:
     with pytest.raises(NetworkError):
         await password()
     password.identity.fails = None
+    assert await password() == "password-2"
+
+
+async def test_an_api_that_does_not_answer_is_not_asked_for_every_request() -> None:
+    password = Passwords()
+    await password()
+    password.identity.fails = NetworkError("away")
+    password.now += 7 * 3600
+    assert await password() == "password-1"
+    password.identity.fails = None
+    password.now += 59
+    assert await password() == "password-1"
+    assert password.identity.asked == 2
+    password.now += 2
     assert await password() == "password-2"
 
 
