@@ -88,6 +88,12 @@ class HostBudget:
         self._parked_until = max(self._parked_until, self.clock() + seconds)
 
     @property
+    def knows_nothing(self) -> bool:
+        """Whether a new budget would do the same: no pause, no quota, no rate, and nobody is asking."""
+        asking = self._slots is not None and self._slots.locked()
+        return not self.parked_for and self.quota is None and self._rate is None and not asking
+
+    @property
     def parked_for(self) -> float:
         """Seconds that are left of a pause."""
         return max(0.0, self._parked_until - self.clock())
@@ -149,8 +155,8 @@ class Budgets:
         return iter(tuple(self._hosts.values()))
 
     def _forget(self) -> None:
-        """Drop the oldest host that owes nothing."""
-        idle = (host for host, budget in self._hosts.items() if not budget.parked_for and budget.quota is None)
+        """Drop the oldest host of which nothing is known that others would have to find out again."""
+        idle = (host for host, budget in self._hosts.items() if budget.knows_nothing)
         oldest = next(idle, next(iter(self._hosts)))
         del self._hosts[oldest]
 

@@ -30,6 +30,7 @@ from sensor.catalog.ledgers import Ledgers
 from sensor.catalog.news import news_of
 from sensor.catalog.select import withheld
 from sensor.catalog.snapshots import Snapshots, Standing
+from sensor.config import schema
 from sensor.control_plane.links import Link
 from sensor.errors import ConfigError, DataError, SensorError, StateError
 from sensor.inventory.image import NotAnImage
@@ -47,7 +48,8 @@ from sensor.report.entries import NewEntry, put
 from sensor.scan.match import match_inventory
 from sensor.storage import Storage
 from sensor.work.intake import Hold, Intake
-from sensor.work.queue import Item, TableQueue
+from sensor.work.port import Item
+from sensor.work.queue import TableQueue
 
 MOST_CRASHES = 3
 """Times in a row that the process may die over one piece of work before that is set aside: one bad image must not stop all others."""
@@ -98,34 +100,58 @@ class Pipeline:
         if (checked := await self.credentials.look(name, client)) is not None:
             self._publish(checked)
 
-    async def scan(self, work: ScanRequest, item: Item, tried: frozenset[str] = frozenset()) -> None:
-        """Judge one digest that a sweep selected, and report it. `tried` are repositories that turned out not to have it."""
+    async def scan(self, work: ScanRequest, item: Item) -> None:
+        """Judge one digest that a sweep selected, and report it. A copy in another repository is as good."""
         settings, client = self.sites.registry(work.registry)
-        if not tried and item.lane is Lane.NEW:
-            hold = await self.intake.admit(settings, first=item.attempts == 1)
-            if hold is not None:
-                await self._hold(work, item, hold)
-                return
-            if self.intake.is_back(work.registry):
-                self._publish(events.IntakeChanged(at=self._now(), registry=work.registry))
-        reference = Reference(registry=client.host, repository=work.repository, tag=work.tag)
-        place = Place(name=work.registry, client=client, reference=reference)
-        platforms = self.sites.platforms(settings)
-        try:
-            verdict = await self.judge.judge(place, work.digest, platforms, accept_gaps=item.attempts >= LAST_ATTEMPT)
-        except (RegistryNotFound, ImageWithheld) as error:
-            await self._not_found(work, item, client, error, tried | {work.repository})
-        except StateError:
-            # a full disk here is not the image's failure
-            raise
-        except RegistryRateLimited as error:
-            seconds = (self._next_try(item, error) - self._now()).total_seconds()
-            await self._hold(work, item, self.intake.wait(work.registry, seconds, error.message))
-        except SensorError as error:
-            await self._fail_scan(work, item, reference, error)
-        else:
-            await self._finish_scan(work, item, verdict)
+        if not await self._is_due(work, item, settings):
+            return
+        failure: tuple[ScanRequest, RegistryNotFound | ImageWithheld] | None = None
+        async for copy in self._copies(work):
+            reference = Reference(registry=client.host, repository=copy.repository, tag=copy.tag)
+            place = Place(name=copy.registry, client=client, reference=reference)
+            last = item.attempts >= LAST_ATTEMPT
+            try:
+                verdict = await self.judge.judge(place, copy.digest, self.sites.platforms(settings), accept_gaps=last)
+            except (RegistryNotFound, ImageWithheld) as error:
+                if failure is None or not isinstance(failure[1], ImageWithheld):
+                    failure = copy, error  # what is held back is there, whatever is not
+                continue
+            except StateError:
+                raise  # a full disk here is not the image's failure
+            except RegistryRateLimited as error:
+                seconds = (self._next_try(item, error) - self._now()).total_seconds()
+                await self._hold(copy, item, self.intake.wait(copy.registry, seconds, error.message))
+            except SensorError as error:
+                await self._fail_scan(copy, item, reference, error)
+            else:
+                await self._finish_scan(copy, item, verdict)
+            failure = None
+            break
+        if failure is not None:
+            await self._not_found(failure[0], item, client, failure[1])
         await self.ledgers.changed(work.registry)
+
+    async def _is_due(self, work: ScanRequest, item: Item, settings: schema.Registry) -> bool:
+        """Whether it is still wanted and may be done now; else it is dropped, or put off."""
+        standing = await self.snapshots.standing(work.registry, work.digest)
+        if standing is not None and standing.state is DigestState.GONE:
+            # while it waited its last tag went, or the rules came to leave it out
+            await self.queue.done(item)
+            return False
+        hold = await self.intake.admit(settings, first=item.attempts == 1) if item.lane is Lane.NEW else None
+        if hold is not None:
+            await self._hold(work, item, hold)
+        elif item.lane is Lane.NEW and self.intake.is_back(work.registry):
+            self._publish(events.IntakeChanged(at=self._now(), registry=work.registry))
+        return hold is None
+
+    async def _copies(self, work: ScanRequest) -> AsyncIterator[ScanRequest]:
+        """The same for each repository that has the digest, beginning with the one that was asked for."""
+        yield work
+        places = await self.snapshots.places(work.registry, work.digest)
+        for repository, tag in {place.repository: place.tag for place in places}.items():
+            if repository != work.repository:
+                yield msgspec.structs.replace(work, repository=repository, tag=tag)
 
     async def job(self, work: JobRequest, item: Item) -> None:
         """Judge what a control plane's job names. It always gets an answer: an envelope and a status, stored before the job is done."""
@@ -225,21 +251,9 @@ class Pipeline:
         )
 
     async def _not_found(
-        self,
-        work: ScanRequest,
-        item: Item,
-        client: Registry,
-        error: RegistryNotFound | ImageWithheld,
-        tried: frozenset[str],
+        self, work: ScanRequest, item: Item, client: Registry, error: RegistryNotFound | ImageWithheld
     ) -> None:
-        """Gone is what the registry no longer has; an image that it lists and that lacks a part has failed. Another copy may be had."""
-        for place in await self.snapshots.places(work.registry, work.digest):
-            if place.repository not in tried:
-                other = ScanRequest(
-                    registry=work.registry, repository=place.repository, tag=place.tag, digest=work.digest
-                )
-                await self.scan(other, item, frozenset({*tried, place.repository}))
-                return
+        """Gone is what the registry no longer has; an image that it lists and that lacks a part has failed."""
         if isinstance(error, ImageWithheld):
             await self._withhold(work, item, error)
             return
@@ -356,24 +370,15 @@ class Pipeline:
         """A changed result for each link that knows the image; once, wherever else the same digest is."""
         entries: dict[str, NewEntry] = {}
         for registry in self.sites.names():
-            found = await self._place_of(registry, stored.subject)
-            if found is not None and found[0].name not in entries:
-                link, reference = found
+            link = self.sites.link_for(registry)
+            places = () if link is None else await self.snapshots.places(registry, stored.subject)
+            if link is None or not places or link.name in entries:
+                continue
+            with contextlib.suppress(ConfigError):  # it left the configuration a moment ago
+                host = self.sites.registry(registry)[1].host
+                reference = str(Reference(registry=host, repository=places[0].repository, tag=places[0].tag))
                 entries[link.name] = await self._entry(link, msgspec.structs.replace(result, reference=reference))
         return tuple(entries.values())
-
-    async def _place_of(self, registry: str, subject: Digest) -> tuple[Link, str] | None:
-        """The link and the reference under which a registry's image is reported; None without either."""
-        link = self.sites.link_for(registry)
-        places = await self.snapshots.places(registry, subject)
-        if link is None or not places:
-            return None
-        try:
-            host = self.sites.registry(registry)[1].host
-        except ConfigError:
-            # it left the configuration a moment ago
-            return None
-        return link, str(Reference(registry=host, repository=places[0].repository, tag=places[0].tag))
 
     def _next_try(self, item: Item, error: SensorError) -> datetime:
         if not error.retryable:

@@ -128,7 +128,8 @@ def read_secret(source: SecretSource) -> Secret:
         case _:
             assert_never(source)
     if not value:
-        message = f"no secret in {describe_source(source)}"
+        empty = isinstance(source, FromFile) or (isinstance(source, FromEnv) and source.name in os.environ)
+        message = f"{describe_source(source)} is empty" if empty else f"no secret in {describe_source(source)}"
         raise SecretError(message, "set it, or name another source: {keyring: ...}, {env: ...} or {file: ...}")
     return Secret(value)
 

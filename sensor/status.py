@@ -126,6 +126,8 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=False):
 EXPIRY_NOTICE = timedelta(days=14)
 """How long before the end of a credential it is a problem."""
 _HOUR = timedelta(hours=1)
+_STALE_HOLD = timedelta(minutes=1)
+"""Workers look for work more often than that."""
 _MOST_QUOTAS = 1000
 _MOST_FINISHED = 100_000
 """An hour's worth of scans, with room; no machine does more."""
@@ -312,6 +314,9 @@ class StatusBoard:
 
     def _estimate(self, registry: RegistryStatus, now: datetime) -> None:
         """When the queue of a registry will be empty. Windows and daily bounds are in the pace as far as they fell into the last hour."""
+        if registry.held_until is not None and registry.held_until + _STALE_HOLD <= now:
+            # whatever is held is tried again at its time and then says so; nothing is left that could
+            registry.held, registry.held_until = "", None
         finished = self._finished.get(registry.name, deque())
         while finished and finished[0] <= now - _HOUR:
             finished.popleft()

@@ -88,7 +88,7 @@ def translate_tls(text: str, host: str) -> NetworkError:
     ):
         return NotTls(
             f"{host} does not speak TLS",
-            "it may be a plain-HTTP port: use the right port, or insecure: true for a trusted internal registry",
+            "it may be a plain-HTTP port: use the right port, or write http:// and insecure: true for a trusted internal registry",
         )
     return NetworkError(f"TLS with {host} failed: {text}", "check the port and the TLS set-up", retryable=False)
 

@@ -144,6 +144,20 @@ def test_hosts_are_forgotten_when_there_are_too_many_but_not_what_they_asked_for
     assert budgets.of("parked.example").parked_for == 100
 
 
+async def test_a_rate_and_requests_under_way_are_not_forgotten() -> None:
+    budgets = Budgets(Clock())
+    paced, busy = budgets.of("paced.example"), budgets.of("busy.example")
+    paced.pace(Rate(per_second=1))
+    async with busy.slots(1):
+        for number in range(5000):
+            budgets.of(f"{number}.example")
+        assert budgets.of("paced.example") is paced
+        assert budgets.of("busy.example") is busy
+    for number in range(5000, 10_000):
+        budgets.of(f"{number}.example")
+    assert budgets.of("busy.example") is not busy
+
+
 def test_bandwidth_is_shared_by_all_who_read() -> None:
     clock = Clock()
     assert Bandwidth(0).take(10**12) == 0

@@ -268,6 +268,42 @@ async def test_a_copy_that_is_handed_out_is_taken_instead_of_one_that_is_withhel
         assert b.registry.calls["manifest", f"team/app:{digest}"] == 1
 
 
+async def test_one_copy_that_is_withheld_counts_for_more_than_others_that_are_missing(tmp_path: Path) -> None:
+    async with bench(tmp_path, advisories=ADVISORIES) as b:
+        digest = b.registry.image("team/app", "v1", [JINJA])
+        b.registry.tag("team/copy", "v1", digest)
+        await b.sweep()
+        b.registry.fail("manifest", f"team/app:{digest}", ImageWithheld("in quarantine"), None)
+        b.registry.fail("manifest", f"team/copy:{digest}", RegistryNotFound("no such manifest"))
+        assert await b.work() == 1
+        assert await b.ledger() == {"listed": 2, "skipped": 2}
+
+
+async def test_an_image_with_a_thousand_missing_copies_is_gone(tmp_path: Path) -> None:
+    async with bench(tmp_path, advisories=ADVISORIES) as b:
+        digest = b.registry.image("team/app", "v1", [JINJA])
+        for number in range(1000):
+            b.registry.tag(f"team/copy{number}", "v1", digest)
+        await b.sweep()
+        for name in ("app", *(f"copy{number}" for number in range(1000))):
+            b.registry.fail("manifest", f"team/{name}:{digest}", RegistryNotFound("no such manifest"))
+        assert await b.work() == 1
+        assert await b.ledger() == {"listed": 1001, "gone": 1001}
+
+
+async def test_what_the_rules_left_out_while_it_waited_is_not_scanned(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        b.registry.image("team/app", "v1", [JINJA])
+        await b.sweep()
+        b.sites.more = {"repositories": {"exclude": ["team/*"]}, "max_new_per_day": 1}
+        await b.sweep()
+        assert await b.work() == 1
+        assert (pulls(b.registry), await b.entries()) == (0, ())
+        assert await b.ledger() == {"listed": 1, "skipped": 1}
+        assert await b.work() == 0
+        assert not b.told(events.IntakeChanged)
+
+
 async def test_tags_that_the_listing_calls_withheld_are_skipped_until_they_are_not(tmp_path: Path) -> None:
     async with bench(tmp_path, advisories=ADVISORIES) as b:
         b.registry.image("team/app", "v1", [JINJA])
@@ -638,12 +674,22 @@ async def test_a_changed_result_goes_once_to_each_link_and_not_to_registries_tha
 
 
 async def test_a_registry_that_leaves_during_a_rematch_is_left_out(tmp_path: Path) -> None:
+    class Leaving(dict[str, Registry]):
+        """Names that are told, and are gone when they are asked for."""
+
+        def __contains__(self, _name: object) -> bool:
+            return False
+
     async with bench(tmp_path, advisories=ADVISORIES) as b:
-        digest = b.registry.image("team/app", "v1", [JINJA])
+        b.registry.image("team/app", "v1", [JINJA])
         await b.sweep()
         await b.work()
-        b.sites.registries.clear()
-        assert await b.pipeline._place_of("prod", digest) is None
+        b.sites.registries = Leaving(b.sites.registries)
+        await asyncio.to_thread(write_advisories, b.state, {"jinja2": "6.0"})
+        await b.rematch()
+        told = b.told(events.ImagesRematched)[-1]
+        assert (told.images, told.changed) == (1, 1)
+        assert len(await b.entries()) == 1
 
 
 async def test_one_image_that_cannot_be_reported_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -229,6 +229,15 @@ def test_a_held_registry_says_why_and_promises_nothing() -> None:
     assert (registry.held, registry.done_by is not None) == ("", True)
 
 
+def test_a_hold_of_which_nobody_speaks_any_more_is_over() -> None:
+    board = StatusBoard()
+    until = NOW + timedelta(minutes=5)
+    board.handle(events.IntakeChanged(at=NOW, registry="prod", reason="slow down", until=until))
+    assert board.snapshot(until + timedelta(seconds=59)).registries[0].held == "slow down"
+    (registry,) = board.snapshot(until + timedelta(minutes=1)).registries
+    assert (registry.held, registry.held_until) == ("", None)
+
+
 def quota(host: str, remaining: int) -> events.QuotaChanged:
     return events.QuotaChanged(
         at=NOW, host=host, limit=100, remaining=remaining, window_seconds=21600, source="1.2.3.4"

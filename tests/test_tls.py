@@ -125,7 +125,9 @@ def test_a_changed_file_has_another_stamp(tmp_path: Path) -> None:
 
 
 def test_a_plain_port_is_told_from_other_failures() -> None:
-    assert isinstance(translate_tls("[SSL: WRONG_VERSION_NUMBER] wrong version number", "h"), NotTls)
+    plain = translate_tls("[SSL: WRONG_VERSION_NUMBER] wrong version number", "h")
+    assert isinstance(plain, NotTls)
+    assert "write http:// and insecure: true" in plain.advice  # with https:// in the URL insecure is refused
     other = translate_tls("[SSL: TLSV1_ALERT_PROTOCOL_VERSION]", "h")
     assert not isinstance(other, NotTls)
     assert not other.retryable

@@ -19,6 +19,7 @@ from sensor.catalog.select import Decision, Selection, withheld
 from sensor.config import schema
 from sensor.errors import NetworkError, SensorError
 from sensor.registry.errors import (
+    UNAUTHENTICATED,
     CannotEnumerate,
     ImageWithheld,
     NotARegistry,
@@ -89,6 +90,7 @@ class _Names:
     error: str = ""
     advice: str = ""
     source: str = ""
+    notes: tuple[str, ...] = ()
 
 
 async def crawl(
@@ -137,6 +139,7 @@ async def crawl(
         advice=advice,
         requests=client.requests - before,
         source=names.source,
+        notes=names.notes,
     )
 
 
@@ -146,11 +149,16 @@ async def _repositories(
     """Listed and named repositories, sorted out by the rules. A registry that cannot be listed is never taken for an empty one."""
     named = settings.repositories.names
     error = advice = refusal = ""
+    notes: tuple[str, ...] = ()
     try:
         listing = await client.repositories()
-    except (CannotEnumerate, RegistryForbidden, RegistryNotFound) as refused:
+    except (CannotEnumerate, RegistryForbidden, RegistryNotFound, RegistryUnauthorized) as refused:
+        if isinstance(refused, RegistryUnauthorized) and not (named and UNAUTHENTICATED in refused.message):
+            # a refused credential is not shown again and again; without one, what is named may still be public
+            return _Names(complete=False, error=refused.message, advice=refused.advice)
         listing = Listing(names=(), complete=False)
         refusal = refused.message
+        notes = (refused.fault,) if isinstance(refused, CannotEnumerate) and refused.fault else ()
         if not named:
             error, advice = f"cannot enumerate the repositories: {refusal}", refused.advice or _NAME_THEM
     except SensorError as failed:
@@ -180,6 +188,7 @@ async def _repositories(
         error=error,
         advice=advice,
         source=_source(listing, named=bool(named), refusal=refusal),
+        notes=(*listing.notes, *notes),
     )
 
 
@@ -187,7 +196,8 @@ def _source(listing: Listing, *, named: bool, refusal: str) -> str:
     """What told the repositories, and, where listing them was refused, why it was not that."""
     listed = "" if refusal else listing.source
     sources = " and ".join(filter(None, (listed, "repositories.names" if named else "")))
-    return f"{sources} (it cannot be listed: {refusal})" if refusal and sources else sources
+    reason = refusal.removeprefix("repositories cannot be listed: ")
+    return f"{sources} (it cannot be listed: {reason})" if refusal and sources else sources
 
 
 async def _list_tags(

@@ -91,6 +91,8 @@ class Crawl:
     requests: int = 0
     source: str = ""
     """What told the repositories, and what did not: `GitLab API`, `_catalog`, `repositories.names`."""
+    notes: tuple[str, ...] = ()
+    """What the listing brought besides names: see `Listing.notes`."""
 
     @property
     def complete(self) -> bool:

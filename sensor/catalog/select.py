@@ -17,8 +17,9 @@ from sensor.config import schema
 from sensor.model.manifest import ArtifactClass
 from sensor.registry.port import Listing
 
-_BOOKKEEPING = re.compile(r"sha256(?:-|__)[0-9a-f]{64}(?:\.(sig|att|sbom))?")
-"""Tags that tools keep beside images: cosign's `.sig .att .sbom`, the referrers tag (OCI distribution 1.1), Artifactory's `sha256__`."""
+_BOOKKEEPING = re.compile(r"sha(?:256-|512-|256__)[0-9a-f]{64}(?:\.(sig|att|sbom))?")
+"""Tags that tools keep beside images: cosign's `.sig .att .sbom`, the referrers tag (OCI distribution 1.1, which cuts digests to 64 digits),
+Artifactory's `sha256__`."""
 
 _BOOKKEEPING_CLASSES = {
     "sig": ArtifactClass.SIGNATURE,
@@ -124,11 +125,15 @@ class Selection:
             return
         tags = Tags(names=names, pushed=listing.pushed, digests=listing.digests)
         for tag, outcome in keep_newest(tags, keep, now=now).items():
+            said = decisions[tag]
             if outcome.kept:
-                said = decisions[tag]
                 decisions[tag] = self._decision(f"{said.rule}; {outcome.words}", said.cause, selected=True)
             else:
-                decisions[tag] = self._decision(outcome.words, Cause.KEEP, selected=False)
+                decisions[tag] = self._decision(
+                    f"{outcome.words}; {said.rule}" if said.cause is Cause.RULE else outcome.words,
+                    Cause.KEEP,
+                    selected=False,
+                )
 
     def _by_patterns(self, name: str, globs: schema.Globs, what: str) -> Decision:
         for pattern in globs.exclude:

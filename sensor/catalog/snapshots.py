@@ -31,6 +31,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor.catalog.diff import Diff, DigestState, Kind, KnownTag, RepositoryState, Snapshot, TagChange, TagState
+from sensor.catalog.keep import version_key
 from sensor.model.digest import Digest
 from sensor.model.manifest import ArtifactClass
 from sensor.storage import METADATA, Storage
@@ -93,7 +94,7 @@ class Place:
 class Advance:
     """What an advance of the catalogue asks for: digests to scan, and digests whose last tag went.
 
-    The digests are in the order of their pushes, the newest last; those whose push nobody told come first, in the order of the listing.
+    The digests are in the order of their pushes, the newest last; those whose push nobody told come first, in the order of their versions.
     """
 
     queued: tuple[Place, ...] = ()
@@ -335,8 +336,15 @@ async def _queue(connection: AsyncConnection, diff: Diff, stamp: float) -> tuple
         for digest, change in first.items()
     )
     await _write(connection, DIGESTS, rows, kept=("first_seen",))
-    places = sorted(first.items(), key=lambda one: one[1].pushed or 0.0)
+    places = sorted(first.items(), key=lambda one: _newness(one[1]))
     return tuple(Place(repository=change.repository, tag=change.tag, digest=digest) for digest, change in places)
+
+
+def _newness(change: TagChange) -> tuple[float, tuple[int, object]]:
+    """The later, the newer: by the push where the registry tells it, else by the version in the tag."""
+    if change.pushed is not None:
+        return change.pushed, (0, ())
+    return 0.0, version_key(change.tag)
 
 
 async def _let_go(connection: AsyncConnection, diff: Diff, stamp: float) -> tuple[Digest, ...]:

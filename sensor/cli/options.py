@@ -10,6 +10,7 @@ import typer
 
 from sensor.cli.output import OutputFormat, clean, err
 from sensor.config.load import Loaded, load_config
+from sensor.registry.kinds import unused
 
 DEFAULT_CONFIG = Path("/etc/harborguard-sensor/config.yaml")
 
@@ -32,7 +33,7 @@ def load(path: Path | None, *, required: bool) -> Loaded:
         ConfigError: it is wrong, or there is none although it is `required` or was named.
     """
     found = path or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-    return load_config(found, os.environ, required=required or path is not None)
+    return load_config(found, os.environ, required=required or path is not None, examine=unused)
 
 
 def show_warnings(loaded: Loaded) -> None:

@@ -6,8 +6,10 @@ What is new is told from the state that a sensor on this machine left, where the
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +43,7 @@ from sensor.model.manifest import Index, Manifest, artifact_class, parse_platfor
 from sensor.registry.kinds import open_registry
 from sensor.registry.port import Registry as Client
 from sensor.storage import open_storage
+from sensor.work.forecast import forecast
 
 SizesOption = Annotated[
     bool,
@@ -157,8 +160,8 @@ async def _weigh(client: Client, repository: str, digest: Digest, platform: str,
 
 
 def _rows(entry: _Plan) -> Iterator[dict[str, object]]:
-    for repository in entry.seen.repositories:
-        for tag in repository.tags:
+    for repository in sorted(entry.seen.repositories, key=lambda one: one.name):
+        for tag in sorted(repository.tags, key=lambda one: _natural(one.tag)):
             row: dict[str, object] = {
                 "repository": repository.name,
                 "tag": tag.tag,
@@ -188,18 +191,51 @@ def _tag_sources(seen: Crawl) -> list[str]:
 
 
 def _notices(entry: _Plan) -> Iterator[str]:
-    """What nobody may have meant: `latest` that falls through the rules, ages that cannot be told."""
+    """What nobody may have meant: nothing selected, `latest` that falls through the rules, ages that cannot be told."""
+    yield from entry.seen.notes
+    if entry.seen.complete and (nothing := _nothing(entry.seen)):
+        yield nothing
     tags = [tag for repository in entry.seen.repositories for tag in repository.tags]
     latest = [tag.decision.cause for tag in tags if tag.tag == "latest"]
     if unnamed := latest.count(Cause.NO_RULE):
         yield (
-            f"`latest` of {unnamed} repositories fits no rule, so it is not looked at: it is in no range of versions; "
+            f"`latest` of {_count(unnamed, 'repository')} fits no rule, so it is not looked at: it is in no range of versions; "
             "a rule of its own, {tags: latest}, names it"
         )
     if lost := latest.count(Cause.KEEP):
-        yield f"`latest` of {lost} repositories is not among what keep leaves; a rule of its own, with `keep: {{}}`, keeps it"
+        yield f"`latest` of {_count(lost, 'repository')} is not among what keep leaves; a rule of its own, with `keep: {{}}`, keeps it"
     if undated := sum(tag.decision.selected and UNDATED in tag.decision.rule for tag in tags):
-        yield f"keep max_age does not apply to {undated} tags: the registry does not tell when they were pushed"
+        yield f"keep max_age does not apply to {_count(undated, 'tag')}: the registry does not tell when they were pushed"
+    new = _new(entry)
+    images = sum(1 for _ in _selected(entry.seen)) if new is None else new
+    yield from forecast(entry.registry, images, datetime.now().astimezone())
+
+
+def _nothing(seen: Crawl) -> str:
+    """That nothing is selected, and what came before; empty when something is."""
+    if any(tag.decision.selected for repository in seen.repositories for tag in repository.tags):
+        return ""
+    if not seen.repositories and not seen.excluded:
+        return "nothing is selected: the registry lists no repository to this credential"
+    if not seen.repositories:
+        return (
+            f"nothing is selected: include and exclude leave none of {_count(len(seen.excluded), 'repository')}; "
+            "check repositories.include and exclude"
+        )
+    kept = _count(len(seen.repositories), "repository")
+    return f"nothing is selected: the rules keep none of {_count(seen.tags, 'tag')} in {kept}; check rules"
+
+
+def _count(number: int, what: str) -> str:
+    """A number with its noun, one or many."""
+    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{number} {what if number == 1 else plural}"
+
+
+def _natural(text: str) -> list[tuple[bool, int, str]]:
+    """A sort key in which 1.9 comes before 1.10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    return [(not part.isdecimal(), int(part[:18]) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _document(entry: _Plan) -> dict[str, object]:
@@ -210,6 +246,7 @@ def _document(entry: _Plan) -> dict[str, object]:
         "tagSources": _tag_sources(entry.seen),
         "notices": list(_notices(entry)),
         "troubles": list(entry.seen.troubles()),
+        "advice": entry.seen.advice,
         "excludedRepositories": [{"repository": name, "rule": decision.rule} for name, decision in entry.seen.excluded],
         "tags": list(_rows(entry)),
         "images": sum(1 for _ in _selected(entry.seen)),
@@ -222,8 +259,38 @@ def _document(entry: _Plan) -> dict[str, object]:
 
 def _show(entry: _Plan, *, sizes: bool) -> None:
     out.print(f"[bold]{clean(entry.registry.name)}[/] {clean(entry.registry.url)}")
+    rows = list(_rows(entry))
+    if rows:
+        _show_rows(rows)
+    for name, decision in entry.seen.excluded:
+        out.print(f"[dim]{clean(name)}: not listed, {clean(decision.rule)}[/]")
+    for trouble in entry.seen.troubles():
+        err.print(f"[yellow]not complete:[/] {clean(trouble)}")
+    if entry.seen.advice:
+        err.print(f"  [bold]try:[/] {clean(entry.seen.advice)}")
+    for notice in _notices(entry):
+        out.print(f"[yellow]note:[/] {clean(notice)}")
+    if entry.seen.source:
+        tags = ", ".join(_tag_sources(entry.seen))
+        told = entry.seen.source
+        if entry.seen.complete and not entry.seen.notes:  # where names are configured, all is as it should be
+            told = told.partition(" (it cannot be listed")[0]
+        out.print(clean(f"repositories listed by {told}" + (f", tags by {tags}" if tags else "")))
+    images, new = sum(1 for _ in _selected(entry.seen)), _new(entry)
+    cost = "" if new is None else f", {new} of them new"
+    if sizes:
+        read = show_bytes(sum(entry.layers.values()))
+        cost += f", {_count(len(entry.layers), 'layer')}, {read} to read at the most"
+    took = f"the listing took {_count(entry.seen.requests, 'request')}"
+    took += "; an unchanged registry costs no more each time" if entry.seen.complete else ""
+    out.print(f"{_count(entry.seen.tags, 'tag')} listed, {_count(images, 'image')} selected{cost}; {took}")
+
+
+def _show_rows(rows: list[dict[str, object]]) -> None:
     table = grid("repository", "tag", "", "rule", "digest")
-    for row in _rows(entry):
+    for column in (table.columns[2], table.columns[4]):  # where room is scarce, names and rules go on in the next line
+        column.no_wrap = True
+    for row in rows:
         digest = str(row["digest"] or "")
         mark = "[green]scan[/]" if row["selected"] and digest else "[red]error[/]" if row["error"] else "[dim]skip[/]"
         rule = str(row["error"] or row["rule"])
@@ -231,21 +298,3 @@ def _show(entry: _Plan, *, sizes: bool) -> None:
             mark, rule = "[dim]skip[/]", str(row["class"])
         table.add_row(plain(str(row["repository"])), plain(str(row["tag"])), mark, plain(rule), plain(digest[:19]))
     show_table(table)
-    for name, decision in entry.seen.excluded:
-        out.print(f"[dim]{clean(name)}: not listed, {clean(decision.rule)}[/]")
-    for trouble in entry.seen.troubles():
-        err.print(f"[yellow]not complete:[/] {clean(trouble)}")
-    for notice in _notices(entry):
-        out.print(f"[yellow]note:[/] {clean(notice)}")
-    if entry.seen.source:
-        tags = ", ".join(_tag_sources(entry.seen))
-        out.print(clean(f"repositories listed by {entry.seen.source}" + (f", tags by {tags}" if tags else "")))
-    images, new = sum(1 for _ in _selected(entry.seen)), _new(entry)
-    cost = "" if new is None else f", {new} of them new"
-    cost += (
-        f", {len(entry.layers)} layers, {show_bytes(sum(entry.layers.values()))} to read at the most" if sizes else ""
-    )
-    out.print(
-        f"{entry.seen.tags} tags listed, {images} images selected{cost}; the listing took {entry.seen.requests} requests; "
-        "an unchanged registry costs no more each time"
-    )

@@ -8,7 +8,7 @@ from sensor.cli.pause import NameArgument, switch
 
 
 def resume(registry: NameArgument, config: ConfigOption = None) -> None:
-    """Scan the new images of a registry again, after `pause`; a running sensor notices within five minutes."""
+    """Scan the new images of a registry again, after `pause`; a running sensor notices within ten seconds."""
     with reporting_errors(OutputFormat.TEXT):
         switch(load(config, required=True).config, registry, paused=False)
     out.print(f"{clean(registry)} is resumed")

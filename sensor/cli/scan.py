@@ -112,6 +112,9 @@ def scan(
     fail_on: Annotated[
         FailOn | None, typer.Option("--fail-on", help="Exit with status 1 from this severity on.")
     ] = None,
+    fail_on_partial: Annotated[
+        bool, typer.Option("--fail-on-partial", help="Exit with status 3 when not everything could be judged.")
+    ] = False,
     platform: Annotated[
         str, typer.Option("--platform", help="os/architecture[/variant] (default: the configuration's first).")
     ] = "",
@@ -154,6 +157,12 @@ def scan(
             show_summary(scanned)
         if fail_on is not None and _fails(scanned.judged, fail_on):
             leave(ExitCode.FINDINGS)
+        if scanned.judged.result.status == "PARTIAL" and (fail_on_partial or fail_on is not None):
+            # a gate that opens for want of data must at least say so
+            what = "the result is PARTIAL: not everything could be judged"
+            err.print(what if fail_on_partial else f"{what}; --fail-on-partial makes that status 3")
+            if fail_on_partial:
+                leave(ExitCode.FAILED)
 
 
 def _scan(request: _Request) -> Scanned:

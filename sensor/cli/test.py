@@ -82,12 +82,14 @@ def _show(report: Report) -> None:
         if step.advice and step.outcome == "failed" and step.advice != first:
             out.print(f"                    [bold]try:[/] {clean(step.advice)}")
     latency = "" if report.latency_ms is None else f", latencyMs {report.latency_ms:.0f}"
-    out.print(
-        f"  reachable {_WORDS[report.reachable]}, authenticated {_WORDS[report.authenticated]}{latency}: {clean(report.detail)}"
-    )
+    said = any(step.outcome == "failed" and report.detail and report.detail in step.detail for step in report.steps)
+    detail = "" if said else f": {clean(report.detail)}"
+    out.print(f"  reachable {_WORDS[report.reachable]}, authenticated {_WORDS[report.authenticated]}{latency}{detail}")
     for name, text in _facts(report):
         out.print(f"  {name:<9} {clean(text)}")
     for notice in report.notices:
+        if notice.message in first:
+            continue
         advice = f"; {notice.advice}" if notice.advice and notice.advice != first else ""
         out.print(f"  [yellow]warning[/]   {clean(notice.message + advice)}")
     if first:
@@ -111,11 +113,17 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         writes = f", may write {_WORDS[report.may_write]}" if report.access == "authenticated" else ""
         yield "access", f"{report.access}; {rights}{writes}"
     if report.method:
-        who = f", as {report.identity}" if report.identity else ""
+        identity = report.identity.removeprefix(f"{report.method} ")
+        who = f", as {identity}" if identity else ""
         expires = shown_time(report.credential_expires)
         yield "login by", report.method + who + (f", until {expires}" if expires else "")
+    if report.other is not None:
+        ends = shown_time(report.other.expires)
+        who = f"{report.other.identity}{f', until {ends}' if ends else ''}; {report.other.detail}"
+        yield report.other.whose, who
     if report.source is not None and report.source.name:
-        reason = f" ({report.source.reason})" if report.source.reason else ""
+        why = report.source.reason  # the step says it, too, where there is no other list
+        reason = f" ({why})" if why and not any(why in step.detail for step in report.steps) else ""
         yield "listing", f"{report.source.name}{reason}"
     if report.quota is not None:
         quota = report.quota

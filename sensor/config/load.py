@@ -6,20 +6,20 @@ the file; no message ever holds a value, because the value may be a secret. Leav
 
 from __future__ import annotations
 
-import copy
 import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from sensor.config.environment import complete
-from sensor.config.problems import KeyPath, Problem, show_path
-from sensor.config.schema import Config
+from sensor.config.mend import concerns, mended, section_at
+from sensor.config.problems import InvalidConfig, KeyPath, Problem, show_path
+from sensor.config.schema import Config, Registry
 from sensor.config.validate import find_problems
 from sensor.errors import ConfigError
 from sensor.limits import MIB
@@ -56,19 +56,31 @@ class _Draft:
     sources: dict[KeyPath, str] = field(default_factory=dict)
 
 
-def load_config(path: Path | None, environ: Mapping[str, str], *, required: bool = True) -> Loaded:
+Examine: TypeAlias = Callable[[Registry], Iterable[Problem]]
+"""What else is wrong with one registry; the paths begin below it."""
+
+
+def load_config(
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    required: bool = True,
+    examine: Examine = lambda _registry: (),
+) -> Loaded:
     """Read, complete and check a configuration.
 
     Without a file the environment alone may be enough. With neither, `required=False` gives the defaults (for one-shot commands).
+    `examine` is asked about every registry: what a key means to its provider is not known here.
 
     Raises:
-        ConfigError: the file cannot be read, or anything in it is wrong; the message lists all problems.
+        InvalidConfig: anything in it is wrong; it lists all problems.
+        ConfigError: there is none, or the file cannot be read.
     """
     text = None if path is None else _read_text(path)
     draft = _Draft()
     if text is not None:
         _YamlReader(draft).read(text)
-    if not draft.problems:
+    if draft.raw or not draft.problems:
         overlay = complete(draft.raw, environ)
         draft.raw, draft.sources = overlay.raw, overlay.sources
         draft.problems += overlay.problems
@@ -76,9 +88,9 @@ def load_config(path: Path | None, environ: Mapping[str, str], *, required: bool
         if text is None and required and not draft.sources and not draft.problems:
             message = f"there is no configuration file {path}" if path else "no configuration file was named"
             raise ConfigError(message, "write one (see config.example.yaml), or set HARBORGUARD_URL and REGISTRY_URL")
-    config = None if draft.problems and not draft.raw else _build(draft, private=_is_private(path, text))
+    config = None if draft.problems and not draft.raw else _build(draft, examine, private=_is_private(path, text))
     if config is None or draft.problems:
-        raise ConfigError(_list_problems(draft, path if text is not None else None), _ADVICE)
+        raise _invalid(draft, path if text is not None else None)
     sources = tuple(f"{show_path(key)} from {name}" for key, name in draft.sources.items())
     return Loaded(config=config, warnings=tuple(draft.warnings), sources=sources)
 
@@ -107,16 +119,13 @@ def _is_private(path: Path | None, text: str | None) -> bool:
     return text is None or path is None or is_private_file(path)
 
 
-def _list_problems(draft: _Draft, path: Path | None) -> str:
-    rows = []
-    for problem in sorted(draft.problems, key=lambda p: (_line_of(draft, p) or 0, show_path(p.path))):
-        line = _line_of(draft, problem)
-        origin = draft.sources.get(problem.path, "")
-        where = f" (line {line})" if line else f" (from {origin})" if origin else ""
-        place = show_path(problem.path)
-        rows.append(f"  {place}{where}: {problem.text}" if place else f"  {problem.text}{where}")
-    count = "1 problem" if len(rows) == 1 else f"{len(rows)} problems"
-    return "\n".join([f"{count} in {path or 'the environment'}:", *rows])
+def _invalid(draft: _Draft, path: Path | None) -> InvalidConfig:
+    located = [
+        replace(problem, line=_line_of(draft, problem), variable=draft.sources.get(problem.path, ""))
+        for problem in draft.problems
+    ]
+    located.sort(key=lambda problem: (problem.line or 0, show_path(problem.path)))
+    return InvalidConfig(located, str(path or "the environment"), _ADVICE)
 
 
 def _line_of(draft: _Draft, problem: Problem) -> int | None:
@@ -242,7 +251,7 @@ def _syntax_problem(error: yaml.YAMLError) -> Problem:
 
 # --- the schema's own complaints, in words ----------------------------------------------------------------------------------------
 
-_SCHEDULE = "expected daily, weekly, manual, on_push, {every: 6h} or {cron: '30 2 * * *'}"
+_SCHEDULE = "expected daily, weekly, manual, {every: 6h} or {cron: '30 2 * * *'}"
 _WORDS = {
     "missing": "is missing",
     "string_type": "should be text; put it in quotes",
@@ -253,7 +262,7 @@ _WORDS = {
 }
 
 
-def _build(draft: _Draft, *, private: bool) -> Config | None:
+def _build(draft: _Draft, examine: Examine, *, private: bool) -> Config | None:
     """Make the configuration and check all rules; what is wrong goes to the draft's problems."""
     bad: set[KeyPath] = set()
     try:
@@ -264,50 +273,21 @@ def _build(draft: _Draft, *, private: bool) -> Config | None:
         bad = {problem.path for problem in found}
         try:
             # the rules are still worth checking on what is well-typed
-            config = Config.model_validate(_mended(draft.raw, bad))
+            config = Config.model_validate(mended(draft.raw, bad))
         except ValidationError:
             return None
     problems, warnings = find_problems(config, private=private, elsewhere=frozenset(draft.sources))
-    draft.problems.extend(problem for problem in problems if problem.path not in bad)
+    told = {problem.path for problem in problems}
+    for place, registry in enumerate(config.registries):
+        here = ("registries", place)
+        if not bad.isdisjoint({here, (*here, "url"), (*here, "provider")}):
+            continue  # whose it is is not known
+        further = (replace(found, path=(*here, *found.path)) for found in examine(registry))
+        # where the general rules object to a key already, the provider's would only repeat it
+        problems.extend(problem for problem in further if problem.path not in told)
+    draft.problems.extend(problem for problem in problems if not concerns(problem.path, bad))
     draft.warnings.extend(warnings)
     return None if draft.problems else config
-
-
-def _mended(raw: dict[str, Any], bad: set[KeyPath]) -> dict[str, Any]:
-    """A copy in which every bad value is left out, or, where the schema demands one, replaced by a stand-in that no rule minds."""
-    mended = copy.deepcopy(raw)
-    for number, path in enumerate(sorted(bad, key=lambda path: (len(path), show_path(path)))):
-        # of a list other than `registries` nothing stays, so that no place in it moves
-        cut = next(
-            (n for n, part in enumerate(path) if isinstance(part, int) and path[:n] != ("registries",)), len(path)
-        )
-        *parents, key = path[:cut]
-        try:
-            place: Any = mended
-            for part in parents:
-                place = place[part]
-            if isinstance(key, int) or _is_required(path[:cut]):
-                place[key] = _stand_in(path[:cut], number)
-            else:
-                place.pop(key, None)
-        except (KeyError, IndexError, TypeError, AttributeError):
-            continue  # went with an enclosing value
-    return mended
-
-
-def _stand_in(path: KeyPath, number: int) -> Any:
-    if isinstance(path[-1], int):
-        return {"name": f"stand-in-{number}", "url": f"stand-in-{number}.invalid"}
-    scheme = "https://" if path[0] == "control_plane" else ""
-    values = {
-        "name": f"stand-in-{number}",
-        "url": f"{scheme}stand-in-{number}.invalid",
-        "api_key": {"env": "STAND_IN"},
-        "app_id": "1",
-        "private_key": {"env": "STAND_IN"},
-        "command": "/bin/sh",
-    }
-    return values.get(path[-1])
 
 
 def _in_words(error: ValidationError) -> list[Problem]:
@@ -332,35 +312,8 @@ def _in_words(error: ValidationError) -> list[Problem]:
 
 def _nearest(path: KeyPath) -> str:
     """` (did you mean ...?)` for a key that the schema does not know."""
-    section = _section_at(path[:-1])
+    section = section_at(path[:-1])
     if section is None:
         return ""
     near = difflib.get_close_matches(str(path[-1]), section.model_fields, 1)
     return f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(section.model_fields)}"
-
-
-def _is_required(path: KeyPath) -> bool:
-    section = _section_at(path[:-1])
-    known = section.model_fields.get(str(path[-1])) if section is not None and path else None
-    return known is not None and known.is_required()
-
-
-def _section_at(path: KeyPath) -> type[BaseModel] | None:
-    """The model that describes the mapping at a path."""
-    section: type[BaseModel] | None = Config
-    for part in path:
-        if isinstance(part, str) and section is not None:
-            section = _section_of(section, part)
-    return section
-
-
-def _section_of(section: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model behind a key: itself, the element of a tuple, or the model of an optional one."""
-    known = section.model_fields.get(key)
-    kinds = [known.annotation] if known is not None else []
-    while kinds:
-        kind = kinds.pop()
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-        kinds.extend(getattr(kind, "__args__", ()))
-    return None

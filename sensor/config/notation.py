@@ -9,6 +9,8 @@ import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
+from sensor.config.schema import Cron, Every, Schedule
+
 ON_DISK = {"oci": "layout", "archive": "archive", "oci-archive": "archive", "docker-archive": "archive"}
 """Schemes of registries on disk, with their providers. The last two are skopeo's words for what `archive` tells apart by itself."""
 
@@ -42,6 +44,17 @@ def show_duration(seconds: float) -> str:
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g}{unit}"
     return f"{seconds:g}s"
+
+
+def show_schedule(schedule: Schedule) -> str:
+    """A schedule for people: `daily`, `every 15m`, `cron 30 2 * * *`."""
+    match schedule:
+        case Every(every=seconds):
+            return f"every {show_duration(seconds)}"
+        case Cron(cron=expression):
+            return f"cron {expression}"
+        case word:
+            return word
 
 
 _CRON = (

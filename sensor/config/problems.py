@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sensor.config.notation import show_duration
+from sensor.errors import ConfigError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where, what, and (if known) in which line of the file."""
+    """One thing that is wrong: where, what, and (if known) in which line of the file, or from which environment variable."""
 
     path: KeyPath
     text: str
     line: int | None = None
+    variable: str = ""
 
 
 def show_path(path: KeyPath) -> str:
@@ -29,6 +32,21 @@ def show_path(path: KeyPath) -> str:
             word = part[:80] if part[:80].isprintable() else repr(part[:80])
             text += f".{word}" if text else word
     return text
+
+
+class InvalidConfig(ConfigError):
+    """All that is wrong with a configuration. The message lists it for people, `problems` one by one, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem], origin: str, advice: str = "") -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n".join([f"{count} in {origin}:", *map(_row, self.problems)]), advice)
+
+
+def _row(problem: Problem) -> str:
+    where = f" (line {problem.line})" if problem.line else f" (from {problem.variable})" if problem.variable else ""
+    place = show_path(problem.path)
+    return f"  {place}{where}: {problem.text}" if place else f"  {problem.text}{where}"
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from sensor.model.reference import is_repository
 from sensor.versions.semver_range import parse_range
 
 _EVERYTHING = frozenset({"*", "**"})
+_EVERY_TAG = frozenset({".*", ".+", "^.*$", "^.+$"})
 _NAMESPACE = re.compile(r"[A-Za-z0-9~][A-Za-z0-9._:~-]*(?:/[A-Za-z0-9~][A-Za-z0-9._:~-]*)*")
 _HOUR, _CENTURY = 3600.0, 36_525 * 86_400.0
 
@@ -84,6 +85,15 @@ def _path(text: str) -> str:
     return text.rstrip("/").removesuffix("/v2")
 
 
+def _pinned(path: str) -> str:
+    """What an address of one image ends with, a tag or a digest. A project of a Google domain (`example.com:project`) has a colon too."""
+    last = path.rpartition("/")[2]
+    if "@" in last:
+        return "digest"
+    name, colon, _ = last.partition(":")
+    return "tag" if colon and not (path.count("/") == 1 and "." in name) else ""
+
+
 # --- where it is ------------------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +120,7 @@ def _check_address(path: KeyPath, registry: Registry, found: Findings) -> None:
             return
     url = split_url(registry.url)
     if url is None or url.scheme not in {"", "http", "https"} or not has_host(url):
-        found.wrong((*path, "url"), "expected host[:port], http://host, https://host, oci:/path or archive:/path")
+        found.wrong((*path, "url"), _not_an_address(registry.url))
         return
     place = _path(url.path)
     if url.username is not None:
@@ -119,6 +129,8 @@ def _check_address(path: KeyPath, registry: Registry, found: Findings) -> None:
         found.wrong((*path, "url"), "a registry's URL has no query and no fragment")
     elif any(part in {"", ".", ".."} for part in place.split("/")[1:]):
         found.wrong((*path, "url"), "the path is not that of a namespace or repository")
+    elif pinned := _pinned(place):
+        found.wrong((*path, "url"), f"this is one image; leave out its {pinned} (tags.include chooses tags)")
     elif place and registry.provider == "distribution":
         found.wrong((*path, "url"), "a registry's URL has no path; choose repositories with repositories.include")
     if url.scheme == "https" and registry.insecure:
@@ -127,6 +139,19 @@ def _check_address(path: KeyPath, registry: Registry, found: Findings) -> None:
         found.wrong(
             (*path, "url"), "http:// sends credentials and images unencrypted; say insecure: true if that is meant"
         )
+
+
+def _not_an_address(text: str) -> str:
+    """Why a text is not the address of a registry. Never repeats it: it may hold a password."""
+    scheme, slashes, _ = text.partition("://")
+    if slashes and scheme not in {"http", "https"}:
+        return "registries are reached over http:// or https://, or lie at oci:/path or archive:/path"
+    if not text.isascii():
+        return "a host name is written in ASCII here; for an internationalised one use its xn-- form"
+    port = re.search(r":([0-9]+)(?:/|$)", text.rpartition("://")[2])
+    if port is not None and not 0 < int(port[1][:6]) < 65_536:
+        return "a port is a number from 1 to 65535"
+    return "expected host[:port], http://host, https://host, oci:/path or archive:/path"
 
 
 # --- what it selects --------------------------------------------------------------------------------------------------------------
@@ -163,14 +188,17 @@ def _check_globs(path: KeyPath, patterns: tuple[str, ...], found: Findings) -> N
 
 
 def _check_rules(path: KeyPath, rules: tuple[Rule, ...], found: Findings) -> None:
-    ends_at = None
+    ends_at: dict[str, int] = {}
     for index, rule in enumerate(rules):
         here = (*path, index)
         _check_rule(here, rule, found)
-        if ends_at is not None:
-            found.warn(here, f"never decides: rule {ends_at + 1} already speaks about every tag")
-        elif rule.repositories in _EVERYTHING and rule.tags in _EVERYTHING:
-            ends_at = index
+        repositories = "*" if rule.repositories in _EVERYTHING else rule.repositories
+        earlier = ends_at.get("*", ends_at.get(repositories))
+        if earlier is not None:
+            place = "" if "*" in ends_at else f" of {repositories}"
+            found.warn(here, f"never decides: rule {earlier + 1} already speaks about every tag{place}")
+        elif rule.tags in _EVERYTHING or rule.regex in _EVERY_TAG:
+            ends_at[repositories] = index
     if rules and all(rule.action == "exclude" for rule in rules):
         found.wrong(path, 'no rule includes anything, so nothing would be looked at; end with {tags: "*"}')
 

@@ -23,6 +23,7 @@ from sensor.config.load import Loaded
 from sensor.config.schema import Config, Schedule
 from sensor.daemon.app import App
 from sensor.daemon.notify import feed_watchdog, notify, watchdog_seconds
+from sensor.daemon.pauses import follow_pauses
 from sensor.daemon.settle import put_stale, settle
 from sensor.daemon.signals import signals
 from sensor.daemon.sites import changes_between
@@ -34,7 +35,7 @@ from sensor.route import Route
 from sensor.transport import Transport
 from sensor.version import VERSION
 from sensor.work.lanes import lanes_for
-from sensor.work.queue import Item
+from sensor.work.port import Item
 
 DRAIN_SECONDS = 30.0
 """How long running work may go on after a stop was asked for; what is not done then is taken up again at the next start."""
@@ -234,11 +235,12 @@ class Daemon:
                     log.warning("lease not renewed", key=item.key, error=error.message, advice=error.advice)
 
     async def _tell_ledgers(self) -> None:
-        """Tell what was too dear to count after every image."""
+        """Tell what was too dear to count after every image, and what was paused or resumed by hand."""
         while True:
             await self._sleep(_LEDGER_SECONDS)
             try:
                 await self._app.pipeline.ledgers.catch_up()
+                await follow_pauses(self._app)
             except StateError as error:
                 log.warning("ledger not counted", error=error.message, advice=error.advice)
 

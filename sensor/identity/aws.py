@@ -109,7 +109,7 @@ class _Open:
 
 
 class AwsIdentity:
-    """One identity and the API clients that act for it. Nothing is read or asked before the first call."""
+    """One identity and the API clients that act for it. Nothing is read or asked before the first call. Close it when done."""
 
     def __init__(
         self,
@@ -142,6 +142,13 @@ class AwsIdentity:
         """
         answer = await self.call("sts", "get_caller_identity")
         return Caller(arn=str(answer.get("Arn", "")), account=str(answer.get("Account", "")), via=self.via)
+
+    async def close(self) -> None:
+        """Release the SDK's connections."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            for client in opened.clients.values():
+                await asyncio.to_thread(client.close)
 
     async def call(self, service: str, operation: str, **arguments: object) -> Mapping[str, Any]:
         """Make one API call; `operation` is written like the SDK's methods: `describe_images`. The answer is of AWS's own shape.

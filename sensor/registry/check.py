@@ -130,6 +130,8 @@ def _named(report: Report, settings: Settings, kind: RegistryKind | None, base: 
     if guess is not None:
         message = f"this looks like {guess.title} ({guess.reason})"
         notices = (Notice(code="provider", message=message, advice=f"set provider: {guess.provider}"), *notices)
+        if not report.usable:  # the words for what has failed are those of another provider
+            report = replace(report, advice=f"set provider: {guess.provider}; {message}")
     return replace(
         report,
         name=settings.name,

@@ -29,7 +29,7 @@ from sensor.registry.errors import (
     is_html,
     shown_url,
 )
-from sensor.registry.login import Accepted
+from sensor.registry.login import Accepted, Basic, Credential
 from sensor.registry.port import Method, Standing
 from sensor.registry.tokens import Granted, granted
 from sensor.route import redirect_target, shown_host
@@ -41,6 +41,8 @@ _MOST_SKEW = 300.0
 _DAY = 86_400.0
 _EXPIRES_SOON = 14 * _DAY
 _TITLE = re.compile(rb"<title[^>]*>([^<]{1,300})", re.IGNORECASE)
+_NOBODIES = frozenset({"00000000-0000-0000-0000-000000000000", "<token>", "oauth2accesstoken", "_token", "AWS"})
+"""User names that go with a token of whomever, and name nobody."""
 _PLAIN_BASES = frozenset({b"", b"{}", b"true", b"[]", b"null"})
 """Bodies of `GET /v2/` in use; the specification asks for none."""
 
@@ -189,6 +191,8 @@ def judge_login(accepted: Accepted | None, *, open_base: bool) -> tuple[bool | N
         return None, reason
     if claims.anonymous:
         return False, "the token service gave an anonymous token in spite of the credential"
+    if claims.subject in _NOBODIES:
+        return True, "the credential was accepted"
     return True, f"the token is for {claims.subject}"
 
 
@@ -197,35 +201,40 @@ def granted_by(accepted: Accepted | None) -> Granted | None:
     return granted(accepted.token.value) if accepted and accepted.way == "token" and accepted.token else None
 
 
+def shown_user(credential: Credential | None) -> str:
+    """The user name that is logged in with, where it names somebody."""
+    return credential.username if isinstance(credential, Basic) and credential.username not in _NOBODIES else ""
+
+
 def standing_notices(standing: Standing, now: float) -> list[Notice]:
     """What to say about a credential that works: that it ends, that it may do too much."""
     notices = []
+    what = standing.whose or "the credential"
     when = shown_time(standing.expires)
     if standing.expires is not None and when is not None:
         left = standing.expires - now
         if left <= 0:
-            notices.append(
-                Notice(code="expired", message=f"the credential has expired on {when}", advice="issue a new one")
-            )
+            notices.append(Notice(code="expired", message=f"{what} has expired on {when}", advice="issue a new one"))
         elif left <= _EXPIRES_SOON:
             days = int(left // _DAY)
-            message = f"the credential expires on {when}, in {days} day{'' if days == 1 else 's'}"
+            soon = f"in {days} day{'' if days == 1 else 's'}" if days else "in less than a day"
+            message = f"{what} expires on {when}, {soon}"
             notices.append(Notice(code="expires_soon", message=message, advice="issue a new one before that"))
     if standing.may_write:
-        message = "the credential could push or delete; a sensor needs neither"
+        message = f"{what} could push or delete; a sensor needs neither"
         notices.append(Notice(code="may_write", message=message, advice="use one that may only read"))
     return notices
 
 
-def method_notices(method: Method) -> list[Notice]:
-    """What to say about the way of logging in."""
+def method_notices(method: Method, *, named: bool = False, given: bool = True) -> list[Notice]:
+    """What to say about the way of logging in. `named`: the configuration names repositories; `given`: there is a credential."""
     notices = []
-    if method.complaint:
-        notices.append(Notice(code="credential_form", message=method.complaint, advice="check user name and secret"))
+    if method.complaint:  # it says itself what to do
+        notices.append(Notice(code="credential_form" if given else "no_credential", message=method.complaint))
     if not method.pulls:
         message = f"with this way of logging in ({method.name}) private images cannot be pulled"
         notices.append(Notice(code="cannot_pull_private", message=message, advice="use another way for private images"))
-    if not method.lists:
+    if not method.lists and not named:
         message = f"with this way of logging in ({method.name}) repositories cannot be listed"
         notices.append(Notice(code="cannot_list", message=message, advice="name them in repositories.names"))
     return notices

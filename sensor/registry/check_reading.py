@@ -28,6 +28,8 @@ from sensor.registry.session import Session
 
 _MOST_TRIES = 3
 """Repositories, and tags of each, that are tried until one can be read: the first may be empty, withheld or out of bounds."""
+_MOST_NAMES = 25
+"""Configured names that are looked for, besides those that are read."""
 REFUSALS = (RegistryUnauthorized, RegistryForbidden, RegistryNotFound, CannotEnumerate)
 """Answers that say no, as against none or a passing one."""
 
@@ -38,6 +40,11 @@ class Sample:
 
     names: tuple[str, ...] = ()
     wanted: Callable[[str], bool] = lambda _name: True
+
+    @property
+    def kept_names(self) -> tuple[str, ...]:
+        """The names that the patterns leave."""
+        return tuple(name for name in self.names if self.wanted(name))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,6 +61,8 @@ class Walk:
     credential: Credential | None = None
     method: Method = field(default_factory=lambda: Method(name=""))
     standing: Standing = field(default_factory=Standing)
+    other: Standing | None = None
+    """What is told of the credential of the provider's API, where that is another one."""
     source: Source | None = None
     can_list: bool | None = None
     can_pull: bool | None = None
@@ -93,6 +102,17 @@ class Walk:
         self.failures.append(error)
         self.steps[name] = Step(name=name, outcome="failed", detail=error.message, advice=error.advice)
 
+    def do_without_list(self) -> None:
+        """A registry that lists nothing is no fault where the configuration names what to look at, and that can be read."""
+        error = self.unlisted
+        if not (self.can_pull and self.sample.names and isinstance(error, REFUSALS)):
+            return
+        if isinstance(error, CannotEnumerate) and error.fault:
+            return
+        self.failures.remove(error)
+        self.unlisted = None
+        self.skipped("catalog", f"the configured names are used; listing is not allowed here: {error.message}")
+
     def finish(self, reason: str) -> tuple[Step, ...]:
         """All steps in order; those that were not reached are skipped with the reason."""
         return tuple(self.steps.get(name) or Step(name=name, outcome="skipped", detail=reason) for name in STEPS)
@@ -104,18 +124,15 @@ async def read_sample(walk: Walk) -> str:
     before = len(walk.failures)
     reason = "no repository to try"
     first: dict[str, Step] = {}
-    for repository in _candidates(walk.sample, listing):
+    candidates = _candidates(walk.sample, listing)
+    if not candidates and (notice := _nothing_selected(walk, listing)):
+        walk.notices.append(notice)
+    for tried, repository in enumerate(candidates, 1):
         walk.forget("tags", "manifest", "blob")
         reason = await _read_one(walk, repository)
         failures = walk.failures[before:]
         if walk.can_pull:
-            walk.notices += [
-                Notice(
-                    code=problem_of(error), message=f"not everything can be read: {error.message}", advice=error.advice
-                )
-                for error in failures
-            ]
-            del walk.failures[before:]
+            await _look_at_others(walk, before, walk.sample.kept_names[tried:] or candidates[tried:])
             return reason
         if failures and not first:
             first = dict(walk.steps)
@@ -126,11 +143,61 @@ async def read_sample(walk: Walk) -> str:
     return reason
 
 
+async def _look_at_others(walk: Walk, before: int, others: tuple[str, ...]) -> None:
+    """One repository can be read. What cannot be is worth a warning among listed ones; of those that are named, each one must be there.
+
+    So it is with a way to log in that pulls only what is public: the first one that could be read proves nothing.
+    """
+    strict = bool(walk.sample.names) or (walk.credential is not None and not walk.method.pulls)
+    for name in others[:_MOST_NAMES] if strict else ():
+        try:
+            await walk.registry.tags(name)
+        except ImageWithheld as error:
+            walk.notices.append(Notice(code="withheld", message=error.message, advice=error.advice))
+        except SensorError as error:
+            walk.failures.append(error)
+            if not isinstance(error, REFUSALS):
+                break
+    failures = walk.failures[before:]
+    if failures and strict:
+        worst = failures[0]
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        detail = f"not everything can be read: {worst.message}{more}"
+        walk.steps["tags"] = Step(name="tags", outcome="failed", detail=detail, advice=worst.advice)
+        return
+    del walk.failures[before:]
+    walk.notices += [
+        Notice(code=problem_of(error), message=f"not everything can be read: {error.message}", advice=error.advice)
+        for error in failures
+    ]
+    if strict and len(others) > _MOST_NAMES:
+        message = f"{len(others) - _MOST_NAMES} of the configured names were not tried"
+        walk.notices.append(Notice(code="not_all_tried", message=message, advice="`plan` looks at all of them"))
+
+
 def _candidates(sample: Sample, listing: Listing) -> tuple[str, ...]:
     if sample.names:
-        return sample.names[:_MOST_TRIES]
+        return sample.kept_names[:_MOST_TRIES]
     listed = (name for name in listing.names if name not in listing.withheld and sample.wanted(name))
     return tuple(itertools.islice(listed, _MOST_TRIES))
+
+
+def _nothing_selected(walk: Walk, listing: Listing) -> Notice | None:
+    """What to say when a sweep would look at nothing although nothing has failed."""
+    if walk.sample.names:
+        what = f"none of the {len(walk.sample.names)} repositories in repositories.names"
+    elif listing.names:
+        what = f"none of the {len(listing.names)} listed repositories"
+    elif walk.can_list and listing.complete:
+        message = "nothing is selected: the registry lists no repository to this credential"
+        advice = "if it is not empty, give the credential the right to read, or name repositories in repositories.names"
+        return Notice(code="nothing_selected", message=message, advice=advice)
+    else:
+        return None
+    message = f"nothing is selected: {what} passes repositories.include and exclude, or can be had"
+    return Notice(
+        code="nothing_selected", message=message, advice="check the patterns of repositories.include and exclude"
+    )
 
 
 async def _list(walk: Walk) -> Listing:
@@ -148,6 +215,7 @@ async def _list(walk: Walk) -> Listing:
     walk.can_list = True
     found = len(listing.names)
     walk.source = Source(name=listing.source, repositories=found, complete=listing.complete, reason=listing.reason)
+    walk.notices += [Notice(code="listing", message=note) for note in listing.notes]
     by = f" by {listing.source}" if listing.source else ""
     cut = walk.session is not None and f"more than {walk.session.limits.pages} pages" in listing.reason
     amount = f"{found}{' or more' if cut else ''} repositor{'y' if found == 1 and not cut else 'ies'}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sensor.pacing import Quota
+from sensor.registry.port import Standing
 
 Outcome = Literal["ok", "failed", "skipped"]
 Access = Literal["anonymous", "authenticated", "none"]
@@ -90,6 +91,8 @@ class Report:
     may_write: bool | None = None
     standing: str = ""
     """What the three above were read from, or why they could not be."""
+    other: Standing | None = None
+    """What is told of another credential than the registry's login: that of the provider's API."""
     source: Source | None = None
     quota: Quota | None = None
     clock_skew: float | None = None
@@ -129,6 +132,14 @@ def describe_report(report: Report) -> dict[str, object]:
         "credentialExpires": shown_time(report.credential_expires),
         "mayWrite": report.may_write,
         "standing": report.standing,
+        "apiCredential": report.other
+        and {
+            "setting": report.other.whose,
+            "identity": report.other.identity,
+            "expires": shown_time(report.other.expires),
+            "mayWrite": report.other.may_write,
+            "detail": report.other.detail,
+        },
         "listing": source
         and {
             "source": source.name,

@@ -23,11 +23,12 @@ from sensor.registry.check_findings import (
     not_a_registry,
     pause_words,
     problem_of,
+    shown_user,
     standing_notices,
     step_of,
 )
 from sensor.registry.check_reading import REFUSALS, Sample, Walk, read_sample
-from sensor.registry.check_report import Access, Notice, Report, Step
+from sensor.registry.check_report import STEPS, Access, Notice, Report, Step
 from sensor.registry.client import RegistryClient
 from sensor.registry.errors import AUTHENTICATION_FAILED, UNAUTHENTICATED, RegistryUnauthorized
 from sensor.registry.login import StaticToken
@@ -68,11 +69,13 @@ async def check_registry(
     walk.ok("ping", f"{ping.latency_ms:.0f} ms")
     if bare:
         return _bare_report(walk, ping)
-    walk.notices += method_notices(walk.method)
+    given = walk.credential is not None
+    walk.notices += method_notices(walk.method, named=bool(walk.sample.names), given=given)
     if walk.credential is not None and ping.scheme == "http":
         message = "the credential is sent in plain HTTP, for everybody on the way to read"
         walk.notices.append(Notice(code="plain_http", message=message, advice="give the registry TLS"))
-    refused = RegistryUnauthorized(ping.detail, ping.advice)
+    who = shown_user(walk.credential)
+    refused = RegistryUnauthorized(f"{ping.detail} (logging in as {who})" if who else ping.detail, ping.advice)
     if ping.authenticated:
         walk.ok("login", ping.detail)
         await _who_we_are(walk)
@@ -129,6 +132,9 @@ async def _not_reached(walk: Walk, error: SensorError) -> Report:
         step = "login" if base.status in {200, 401, 403} and judge_base(base) is None else "ping"
     if base is not None:
         _reached(walk, urlsplit(base.url).scheme)
+    elif walk.session is None:
+        for name in STEPS[:3]:
+            walk.skipped(name, "not over the network")
     elif (
         step in {"connect", "tls", "ping"}
         and not isinstance(error, ProxyRefused)
@@ -150,7 +156,7 @@ async def _not_reached(walk: Walk, error: SensorError) -> Report:
         problem=problem_of(error),
         advice=_advice(walk, error),
         notices=tuple(_timely(walk)),
-        steps=walk.finish("not reached"),
+        steps=walk.finish("not logged in" if step == "login" else "not reached"),
     )
 
 
@@ -195,6 +201,10 @@ async def _who_we_are(walk: Walk) -> None:
         walk.standing = await walk.registry.standing()
     except SensorError as error:
         walk.standing = Standing(detail=f"not told: {error.message}")
+    if walk.standing.whose:
+        walk.other = walk.standing
+        walk.notices += standing_notices(walk.other, walk.now())
+        walk.standing = Standing(identity=shown_user(walk.credential))
     if walk.standing.expires is None and isinstance(walk.credential, StaticToken):
         claims = granted(walk.credential.token)
         walk.standing = replace(walk.standing, expires=claims.expires if claims else None)
@@ -221,16 +231,17 @@ async def _read_without_login(walk: Walk, refused: RegistryUnauthorized) -> str:
 async def _conclude(walk: Walk, ping: Ping, reason: str) -> Report:
     authenticated, why = await _proof(walk, ping)
     if authenticated is False and walk.credential is not None and ping.authenticated:
-        advice = "check user name and password: what could be read is what everybody may read"
+        advice = "check the credential: what could be read is what everybody may read"
         walk.failures.insert(0, RegistryUnauthorized(f"{AUTHENTICATION_FAILED}: {why}", advice))
         walk.steps["login"] = Step(name="login", outcome="failed", detail=walk.failures[0].message, advice=advice)
     elif authenticated is None:
         walk.ok("login", f"{ping.detail}, not proven: {why}")
         message = f"whether the credential was accepted cannot be told: {why}"
-        walk.notices.append(Notice(code="login_unproven", message=message, advice="check user name and password"))
+        walk.notices.append(Notice(code="login_unproven", message=message))
     elif authenticated and walk.steps["login"].outcome == "ok":
         walk.ok("login", f"{ping.detail}, {why}" if why else ping.detail)
     _doubt_registry(walk)
+    walk.do_without_list()
     access = _access(walk, ping, authenticated)
     # a catalogue that cannot be listed is no obstacle when a named repository could be read
     counting = [error for error in walk.failures if not (walk.can_pull and error is walk.unlisted)]
@@ -249,6 +260,7 @@ async def _conclude(walk: Walk, ping: Ping, reason: str) -> Report:
         credential_expires=walk.standing.expires,
         may_write=walk.standing.may_write,
         standing=walk.standing.detail,
+        other=walk.other,
         source=walk.source,
         quota=session.transport.budget(session.base.url).quota if session and session.base else None,
         clock_skew=walk.skew,
@@ -325,7 +337,7 @@ def _access(walk: Walk, ping: Ping, authenticated: bool | None) -> Access:  # no
 def _detail(walk: Walk, ping: Ping, error: SensorError | None) -> str:
     if error is not None:
         return _words(walk, error)
-    if walk.unlisted is None:
+    if not walk.can_pull or (walk.unlisted is None and walk.can_list is not False):
         return ping.detail
     return f"{ping.detail}; {'forbidden to list' if walk.can_list is False else 'listing failed'}, but able to pull"
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
-from sensor.errors import DataError
+from sensor.errors import DataError, SensorError
 from sensor.limits import MIB
 from sensor.model.digest import Digest, is_digest, parse_digest
 from sensor.model.manifest import (
@@ -37,7 +37,7 @@ from sensor.registry.errors import (
 from sensor.registry.listings import Listings
 from sensor.registry.login import Basic, Credential
 from sensor.registry.native import Native
-from sensor.registry.port import FetchedManifest, Listing, ManifestHead, Method, Ping, Standing
+from sensor.registry.port import FetchedManifest, Listing, ManifestHead, Method, Ping, Standing, covers
 from sensor.registry.quirks import Quirks
 from sensor.registry.session import Session
 from sensor.transport import Reply
@@ -50,7 +50,7 @@ _GENERIC_TYPES = frozenset({"", "application/json", "text/plain", "application/o
 class RegistryClient:
     """A registry over HTTP. Owns its session's transport: close it when done."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a kind knows of its provider, each with a plain default
         self,
         session: Session,
         quirks: Quirks | None = None,
@@ -59,16 +59,22 @@ class RegistryClient:
         method: Callable[[Credential | None], Method] = lambda _credential: Method(name=""),
         leave: float = 0.0,
         listing_rate: Rate | None = None,
+        namespaces: tuple[str, ...] = (),
+        api_fault: Callable[[SensorError], str] = lambda _error: "",
     ) -> None:
         """`native` lists by the provider's own API; the distribution protocol's listings are used where it cannot.
 
-        `leave` is the share of a pull quota that is left to others, `listing_rate` what the provider allows of the protocol's listings.
+        `leave` is the share of a pull quota that is left to others, `listing_rate` what the provider allows of the protocol's listings,
+        `namespaces` what the catalogue is bounded to; a native listing keeps to them by itself. `api_fault` says what a failure of the
+        provider's API tells about the settings for it.
         """
         self.session = session
         self._quirks = quirks or Quirks()
         self._native = native
         self._method = method
         self._leave = leave
+        self._namespaces = namespaces
+        self._api_fault = api_fault
         self._listings = Listings(session, self._quirks, listing_rate)
         self._limits = session.limits
 
@@ -121,7 +127,9 @@ class RegistryClient:
         Raises:
             SensorError: the credential cannot be had.
         """
-        return self._method(await self.session.credential())
+        credential = await self.session.credential()
+        method = self._method(credential)
+        return method if credential is not None else replace(method, complaint=self.session.missing or method.complaint)
 
     async def standing(self) -> Standing:
         """Who we are there: what the provider's API tells, else the name that is logged in with.
@@ -141,22 +149,51 @@ class RegistryClient:
             CannotEnumerate: the credential may not list, or the registry does not offer it.
             SensorError: no answer, or a broken one, on the first page; a later one makes the listing partial.
         """
-        if self._native is not None:
-            try:
-                return self._inside(await self._native.repositories())
-            except CannotEnumerate as cannot:
-                if not self._quirks.catalog:
-                    raise
-                return self._inside(await self._catalog_instead(cannot))
-        return self._inside(await self._listings.repositories())
+        if self._native is None:
+            return self._noted(self._wanted(await self._listings.repositories()))
+        try:
+            return self._noted(self._inside(await self._native.repositories()))
+        except CannotEnumerate as cannot:
+            fault = self._api_fault(cannot)
+            if self._quirks.catalog:
+                return self._noted(self._wanted(await self._catalog_instead(cannot, fault)), fault)
+            if not fault:
+                raise
+            raise _faulty(cannot.message, cannot.advice, fault) from cannot
+        except (RegistryUnauthorized, RegistryForbidden, NotARegistry) as error:
+            if not (fault := self._api_fault(error)):
+                raise
+            raise type(error)(error.message, _first_mend(fault, error.advice)) from error
 
-    async def _catalog_instead(self, cannot: CannotEnumerate) -> Listing:
+    async def _catalog_instead(self, cannot: CannotEnumerate, fault: str) -> Listing:
         """`_catalog` where the provider's API cannot be used; when that fails too, the advice is the provider's."""
         try:
             return await self._listings.repositories()
         except CannotEnumerate as error:
             message = f"{cannot.message}; {error.message}"
-            raise CannotEnumerate(message, cannot.advice or error.advice) from cannot
+            raise _faulty(message, cannot.advice or error.advice, fault) from cannot
+
+    def _noted(self, listing: Listing, fault: str = "") -> Listing:
+        """With what the operator should know: a fault of the API's settings, and wanted namespaces in which there is nothing."""
+        notes = [f"{fault}; {listing.source} was used instead"] if fault else []
+        wanted = self._namespaces or tuple(filter(None, (self.namespace,)))
+        if listing.complete and wanted:
+            names = [name.casefold() for name in (*listing.names, *listing.withheld)]
+            empty = [one for one in wanted if not any(covers(one.casefold(), name) for name in names)]
+            # where none fits, although there are names, the provider's names do not begin with what it calls a namespace
+            if not names or len(empty) < len(wanted):
+                notes += [
+                    f"namespace {one}: nothing there is shown to this credential; check its spelling, and the right"
+                    for one in empty
+                ]
+        return replace(listing, notes=(*listing.notes, *notes)) if notes else listing
+
+    def _wanted(self, catalog: Listing) -> Listing:
+        """Of the catalogue, which shows everything, what lies in the wanted namespaces."""
+        listing, wanted = self._inside(catalog), self._namespaces
+        if not wanted:
+            return listing
+        return replace(listing, names=tuple(name for name in listing.names if any(covers(one, name) for one in wanted)))
 
     def _inside(self, listing: Listing) -> Listing:
         """Without what lies outside the namespace of the configured URL."""
@@ -305,6 +342,17 @@ class RegistryClient:
             )
             raise RegistryForbidden(message, "configure it with its own URL, so that it gets its own credential")
         return name
+
+
+def _faulty(message: str, advice: str, fault: str) -> CannotEnumerate:
+    """The error with what is wrong with the settings of the API, which is the first thing to mend."""
+    error = CannotEnumerate(message, _first_mend(fault, advice) if fault else advice)
+    error.fault = fault
+    return error
+
+
+def _first_mend(fault: str, advice: str) -> str:
+    return f"{fault.partition(': ')[0]}: mend that first" + (f"; {advice}" if advice else "")
 
 
 def check_digest(data: bytes, expected: str, what: str) -> Digest:

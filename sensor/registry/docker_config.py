@@ -19,6 +19,7 @@ import msgspec
 from sensor.config.logins import DockerConfig
 from sensor.errors import SecretError
 from sensor.model.reference import DOCKER_HUB
+from sensor.registry.errors import inert
 from sensor.registry.login import Basic, Credential
 from sensor.registry.programs import IDENTITY_TOKEN, ask_helper
 from sensor.secret import Secret
@@ -26,6 +27,7 @@ from sensor.secret import Secret
 _MOST_BYTES = 1 << 20
 _HUB_KEY = "https://index.docker.io/v1/"
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MOST_SHOWN = 5
 _ACR_USER = "00000000-0000-0000-0000-000000000000"
 
 
@@ -49,6 +51,8 @@ class DockerConfigCredential:
         self._settings = settings
         self._host = host
         self._namespace = namespace
+        self.missing = ""
+        """Why the file has no credential for the registry."""
         self._read = False
         self._credential: Credential | None = None
         self._reading = asyncio.Lock()
@@ -67,6 +71,7 @@ class DockerConfigCredential:
 
     async def _look_up(self) -> Credential | None:
         path = config_path(self._settings.path)
+        self.missing = ""
         file = await asyncio.to_thread(_load, path)
         keys = tuple(_keys(self._host, self._namespace))
         helper, server = _helper(file.cred_helpers or {}, keys)
@@ -76,9 +81,13 @@ class DockerConfigCredential:
         if not helper and file.creds_store:
             helper, server = file.creds_store, entry_key or keys[-1]
         if not helper:
+            self.missing = (
+                f"{path} has no entry for {'/'.join(filter(None, (self._host, self._namespace)))}{_entries(file)}"
+            )
             return None
         found = await self._ask(helper, server, path)
         if found is None:
+            self.missing = f"docker-credential-{helper}, which {path} names, has no credential for {server}"
             return None
         name, secret = found
         if name == IDENTITY_TOKEN:
@@ -146,6 +155,16 @@ def _entry(file: _File, key: str) -> _Entry | None:
     # with a credential store docker leaves empty entries behind
     filled = entry is not None and (entry.auth or entry.username or entry.identitytoken)
     return entry if filled else None
+
+
+def _entries(file: _File) -> str:
+    """What the file has instead, for a message: keys are no secrets, but anything may stand in them."""
+    filled = [key for key in file.auths or {} if _entry(file, key) is not None]
+    keys = [inert(key[:100]) for key in dict.fromkeys((*filled, *(file.cred_helpers or {})))]
+    if not keys:
+        return " (it has none at all)"
+    more = f" and {len(keys) - _MOST_SHOWN} more" if len(keys) > _MOST_SHOWN else ""
+    return f" (it has: {', '.join(keys[:_MOST_SHOWN])}{more})"
 
 
 def _helper(helpers: Mapping[str, str], keys: tuple[str, ...]) -> tuple[str, str]:

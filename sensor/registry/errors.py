@@ -33,6 +33,11 @@ _PLAIN_HTTP_TO_TLS = re.compile(rb"HTTP request (?:was sent )?to (?:an )?HTTPS (
 _MOST_DETAIL = 300
 
 
+def as_refused_login(message: str) -> str:
+    """A message with the promised wording for a refused credential in front, once."""
+    return message if AUTHENTICATION_FAILED in message else f"{AUTHENTICATION_FAILED}: {message}"
+
+
 class RegistryUnauthorized(RegistryError):
     """The registry wants a login: none is configured, or the configured one was refused."""
 
@@ -63,6 +68,9 @@ class ImageWithheld(RegistryError):
 
 class CannotEnumerate(RegistryError):
     """Repositories cannot be listed. This is not an empty registry: nothing may be concluded from it."""
+
+    fault = ""
+    """What is wrong with the configured `api`, where that is the reason; see `native.api_fault`."""
 
 
 class NotARegistry(RegistryError):

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
-from urllib.parse import quote, urlsplit
 
 from sensor.errors import RegistryError
 from sensor.registry.challenge import Challenge, parse_challenges
@@ -31,7 +30,7 @@ from sensor.registry.errors import (
     error_detail,
     shown_url,
 )
-from sensor.registry.tokens import Token, TokenCache, TokenKey, parse_token, refuse_realm
+from sensor.registry.tokens import Token, TokenCache, TokenKey, covers_scope, parse_token, refuse_realm
 from sensor.secret import Secret
 
 
@@ -126,6 +125,7 @@ class Accepted:
 
 
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
+_NO_BEARER = "the registry asks for user name and password, not for a bearer token: set username and password"
 _MOST_RESENT = 2
 """Once with a new token or the credential, once more when the scope was wrong or the credential has been rotated."""
 
@@ -230,12 +230,8 @@ class Login:
         self, scope: str, shown: _Presented, challenge: Challenge | None
     ) -> Generator[Step, Sent, _Presented | None]:
         """What to send after a refusal, or None when nothing better is left."""
-        if (
-            isinstance(self._credential, StaticToken)
-            or challenge is None
-            or challenge.scheme == "basic"
-            or self._takes_basic()
-        ):
+        bare = isinstance(self._credential, StaticToken) or self._takes_basic()
+        if bare or challenge is None or challenge.scheme == "basic":
             if isinstance(self._credential, Basic) and (shown.value is None or shown.key is not None):
                 return self._bare()
             if shown.fresh:
@@ -243,16 +239,20 @@ class Login:
             yield from self._fetch_credential(shown.credential, renew=True)
             same = self._credential is None or self._credential == shown.credential
             return None if same else self._bare(fresh=True)
-        wanted = challenge["scope"] or self._scopes.get(scope, scope)
+        asked = self._scopes.get(scope, scope)
+        wanted = challenge["scope"] or asked
         if not scope and wanted.startswith("repository:"):
             wanted = ""  # GHCR's challenge for the base names a placeholder, `user/image`, which nobody may pull
+        within = covers_scope(asked, wanted)
+        if within and not shown.fresh:
+            wanted = (
+                asked  # the token was old, and the next request may need the rest (Azure names one action at a time)
+            )
         key = self._key(challenge, wanted)
         if shown.fresh and shown.key == key:
             return None
-        if wanted != scope:
+        if not within:
             self._scopes[scope] = wanted
-        else:
-            self._scopes.pop(scope, None)
         self._elsewhere.pop(scope, None)
         if self._challenge is not None and challenge["realm"] != self._challenge["realm"]:
             self._elsewhere[scope] = challenge
@@ -282,7 +282,7 @@ class Login:
         while True:
             used = self._credential
             ask = Ask(
-                url=_token_url(key),
+                url=key.url,
                 authorization=used.header if used else None,
                 key=key,
                 issued=self._tokens.issued(key),
@@ -360,9 +360,8 @@ class Login:
         said = _and(error_detail(answer.body)) or _and(problem)
         what = f"{self.origin}: status {answer.status}{said}"
         if self._credential is None:
-            return RegistryUnauthorized(
-                f"{UNAUTHENTICATED}: {what}", "configure a credential; without one only public repositories can be read"
-            )
+            advice = "configure a credential; without one only public repositories can be read"
+            return RegistryUnauthorized(f"{UNAUTHENTICATED}: {what}", advice)
         if problem == "invalid_token" and shown.key is not None:
             return RegistryUnauthorized(
                 f"{AUTHENTICATION_FAILED}: {what}, although the token is new",
@@ -378,9 +377,11 @@ class Login:
                 f"no right for {scope}: {what}",
                 "give this credential the right to pull; if it has it, the repository does not exist",
             )
-        return RegistryUnauthorized(
-            f"{AUTHENTICATION_FAILED}: {what}", "check user name and password, and whether they have expired"
-        )
+        advice = "check user name and password, and whether they have expired"
+        if isinstance(self._credential, StaticToken):
+            asked = self._choose(answer) or self._challenge
+            advice = _NO_BEARER if asked and asked.scheme == "basic" else "check the token, and whether it has expired"
+        return RegistryUnauthorized(f"{AUTHENTICATION_FAILED}: {what}", advice)
 
     def _realm_reason(self) -> str:
         return self.token_service(with_secret=True)[1]
@@ -391,17 +392,6 @@ def _answer(sent: Sent) -> Answer:
         message = "the login flow was sent something else than an answer"
         raise TypeError(message)
     return sent
-
-
-def _token_url(key: TokenKey) -> str:
-    query = "&".join(
-        f"{name}={quote(value, safe=':/,*')}"
-        for name, value in (("service", key.service), ("scope", key.scope))
-        if value
-    )
-    if not query:
-        return key.realm
-    return f"{key.realm}{'&' if urlsplit(key.realm).query else '?'}{query}"
 
 
 def _and(detail: str) -> str:

@@ -14,12 +14,16 @@ from urllib.parse import urlsplit
 import msgspec
 
 from sensor.config.schema import Registry as Settings
-from sensor.errors import ConfigError, RegistryError
+from sensor.errors import ConfigError, RegistryError, SensorError
 from sensor.limits import Limits
 from sensor.model.digest import Digest, is_digest
 from sensor.registry.errors import (
+    AUTHENTICATION_FAILED,
     NotARegistry,
+    RegistryForbidden,
+    RegistryNotFound,
     RegistryRateLimited,
+    RegistryUnauthorized,
     UnexpectedAnswer,
     answer_error,
     is_html,
@@ -34,6 +38,7 @@ _T = TypeVar("_T")
 _WILD = re.compile(r"[*?\[\]]")
 _MOST_STALE_PAGES = 3
 """Pages in a row that may bring nothing new, before they are taken for a circle."""
+_NO_API = "check api.url: a web page answers there, not the provider's API; and any proxy in between"
 Authorise = Callable[[bool], Awaitable[Mapping[str, str]]]
 """Headers that show the credential; the argument says that the last ones were refused. An empty mapping is an anonymous client."""
 
@@ -295,13 +300,21 @@ def parse(reply: Reply, shape: type[_T]) -> _T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if is_html(reply.body, reply.headers.get("content-type", "")):
             message = f"{shown_url(reply.url)}: a web page instead of an answer of the API"
-            raise NotARegistry(message, "check api.url, and any proxy in between") from error
+            raise NotARegistry(message, _NO_API) from error
         message = f"{shown_url(reply.url)}: an answer of another shape than the API's"
         raise UnexpectedAnswer(message, "check api.url and the provider's version") from error
 
 
+def parse_entry(raw: msgspec.Raw, shape: type[_T]) -> _T | None:
+    """One entry of a list, or None when it is of another shape: one odd entry must not cost a page."""
+    try:
+        return msgspec.json.decode(raw, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _error(method: str, reply: Reply) -> RegistryError:
-    return answer_error(
+    error = answer_error(
         method,
         reply.url,
         reply.status,
@@ -309,3 +322,27 @@ def _error(method: str, reply: Reply) -> RegistryError:
         content_type=reply.headers.get("content-type", ""),
         retry_after=retry_after(reply.headers),
     )
+    return NotARegistry(error.message, _NO_API) if isinstance(error, NotARegistry) else error
+
+
+def own_api_key(settings: Settings) -> str:
+    """The setting that holds the API's own credential; empty where the registry's is used there too."""
+    return next((f"api.{name}" for name in ("token", "password") if getattr(settings.api, name) is not None), "")
+
+
+def api_fault(settings: Settings, error: SensorError) -> str:
+    """What an API's failure says about the configured `api`: a token that is refused, an address where no API is. Empty: nothing."""
+    own = own_api_key(settings)
+    cause: BaseException | None = error
+    while isinstance(cause, SensorError):
+        said = cause.message.removeprefix(f"{AUTHENTICATION_FAILED}: ")
+        if own and isinstance(cause, RegistryUnauthorized):
+            return f"{own} was refused: {said}"
+        if own and isinstance(cause, RegistryForbidden):
+            return f"{own} has not the right: {said}"
+        if settings.api.url and isinstance(cause, NotARegistry):
+            return f"api.url answers with a web page: {said}"
+        if settings.api.url and isinstance(cause, (RegistryNotFound, UnexpectedAnswer)):
+            return f"api.url does not answer as the API does: {said}"
+        cause = cause.__cause__
+    return ""

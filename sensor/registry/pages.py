@@ -25,7 +25,6 @@ _MOST_STALE_PAGES = 3
 """Pages in a row that may bring no new name while names are there: a listing that changes underneath repeats a few."""
 _MOST_EMPTY_PAGES = 100
 """Empty pages in a row. A registry that filters by rights after paging sends some."""
-_BOOKKEEPING = re.compile(r"sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128}|256__[0-9a-f]{64})(?:\.[a-z0-9._-]+)?")
 
 
 class _Page(msgspec.Struct):
@@ -54,11 +53,6 @@ def next_link(headers: Iterable[str]) -> str | None:
             if _REL_NEXT.search(parameters):
                 return str(target)
     return None
-
-
-def is_bookkeeping_tag(tag: str) -> bool:
-    """Whether a tag holds a signature, attestation or referrers index of another image (cosign, OCI referrers tag scheme)."""
-    return _BOOKKEEPING.fullmatch(tag) is not None
 
 
 def is_listed_tag(name: str) -> bool:

@@ -30,6 +30,8 @@ class Listing:
     """Entries that were no valid names (nulls, digests among tags, capitals)."""
     source: str = ""
     """What was asked, for people: `GitLab API`, `_catalog`, `tags/list`."""
+    notes: tuple[str, ...] = ()
+    """What the operator should know although it went well: an API token was refused and `_catalog` stood in, a namespace is empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,8 @@ class Standing:
     """Whether it could push or delete as well, which a sensor does not need; None: not told, and never tried."""
     detail: str = ""
     """What it was read from, or why it could not be."""
+    whose: str = ""
+    """The setting of the credential that all this is about, where it is not the registry's login: `api.token`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

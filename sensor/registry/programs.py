@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
+import math
 import os
 import re
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -32,7 +33,8 @@ IDENTITY_TOKEN = "<token>"  # noqa: S105 - a user name, not a password
 """The user name that says that the secret is an OAuth2 refresh token."""
 _GO_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)")
 _GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
-_MOST_CACHED = 12 * 3600.0
+_LEAST_CACHED, _MOST_CACHED = 60.0, 12 * 3600.0
+"""kubelet asks once for a pull, the sensor would ask for every request: even an answer that is not to be kept is good for a minute."""
 
 
 class _HelperAnswer(msgspec.Struct):
@@ -123,12 +125,15 @@ async def ask_helper(name: str, server: str) -> tuple[str, Secret] | None:
 class PluginCredential:
     """What a kubelet credential provider plug-in says, for as long as it says so."""
 
-    def __init__(self, plugin: CredentialPlugin, image: str) -> None:
+    def __init__(self, plugin: CredentialPlugin, image: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`image` is what the plug-in is asked about: host[:port], with the namespace if there is one."""
         self._plugin = plugin
         self._image = image
+        self._clock = clock
+        self.missing = ""
+        """Why the plug-in's answer holds no credential for the image."""
         self._credential: Credential | None = None
-        self._until = 0.0
+        self._until = -math.inf
         self._asking = asyncio.Lock()
 
     async def credential(self, *, renew: bool) -> Credential | None:
@@ -138,9 +143,9 @@ class PluginCredential:
             SecretError: the plug-in fails, or answers something else than the protocol has.
         """
         async with self._asking:
-            if renew or time.monotonic() >= self._until:
+            if renew or self._clock() >= self._until:
                 self._credential, seconds = await self._ask()
-                self._until = time.monotonic() + seconds
+                self._until = self._clock() + seconds
             return self._credential
 
     async def _ask(self) -> tuple[Credential | None, float]:
@@ -162,9 +167,14 @@ class PluginCredential:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             message = f"the credential plug-in {plugin.command} answered no CredentialProviderResponse"
             raise SecretError(message, f"it must speak {_API_VERSION}") from error
-        seconds = min(go_duration(answer.cache_duration), _MOST_CACHED)
+        seconds = min(max(go_duration(answer.cache_duration), _LEAST_CACHED), _MOST_CACHED)
         found = best_match(answer.auth or {}, self._image)
+        self.missing = ""
         if found is None:
+            others = (
+                f" (only for {', '.join(inert(key[:100]) for key in list(answer.auth)[:5])})" if answer.auth else ""
+            )
+            self.missing = f"the credential plug-in {plugin.command} gives no credential for {self._image}{others}"
             return None, seconds
         return Basic(username=found.username, password=Secret(found.password)), seconds
 

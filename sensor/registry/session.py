@@ -30,7 +30,7 @@ from sensor.registry.errors import (
     shown_url,
 )
 from sensor.registry.login import Accepted, Answer, Ask, Credential, Login, NeedCredential, Send, Sent
-from sensor.registry.terms import Address, ClosingSource, CredentialSource, Refusal, Terms
+from sensor.registry.terms import Address, ClosingSource, CredentialSource, Refusal, Terms, missing_credential
 from sensor.registry.tokens import TokenKey, is_forbidden_target, is_loopback_host, is_private_host
 from sensor.route import redirect_target, retry_after, same_origin, shown_host
 from sensor.tls import NotTls
@@ -113,6 +113,11 @@ class Session:
         return await self._credentials.credential(renew=False)
 
     @property
+    def missing(self) -> str:
+        """Why there is no credential, where one was configured to be looked up; known after `credential`."""
+        return missing_credential(self._credentials)
+
+    @property
     def accepted(self) -> Accepted | None:
         """What the registry let pass last; None before that."""
         return self._login.accepted if self._login else None
@@ -146,7 +151,10 @@ class Session:
         try:
             _check_base(reply)
         except RegistryError as error:
-            raise self._terms.explain(Refusal(error=error, answer=_answer_of(reply))) from error
+            said = self._terms.explain(Refusal(error=error, answer=_answer_of(reply)))
+            if said is error:
+                raise  # an error that were its own cause would send whoever looks for causes round in a circle
+            raise said from error
         if self._login is None:
             self._login = Login(
                 f"{spoken}://{self.address.host}",
@@ -297,7 +305,10 @@ class Session:
             except RegistryError as error:
                 last = None if answer is None else _answer_of(answer)
                 refusal = Refusal(error=error, answer=last, credential=credential, scope=scope)
-                raise self._terms.explain(refusal) from error
+                said = self._terms.explain(refusal)
+                if said is error:
+                    raise
+                raise said from error
 
     async def _renew(self, refused: Credential | None) -> Credential | None:
         """Another credential than the refused one: of many requests that are refused at once, one has it renewed for all."""

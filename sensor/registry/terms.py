@@ -72,6 +72,20 @@ class CredentialSource(Protocol):
 
 
 @runtime_checkable
+class TellingSource(Protocol):
+    """A credential source that can say why it has given none although one was to be expected."""
+
+    @property
+    def missing(self) -> str:
+        """Why the last answer was None; empty where nothing was to be expected."""
+
+
+def missing_credential(source: object) -> str:
+    """Why a source has given no credential, where it can say so."""
+    return source.missing if isinstance(source, TellingSource) else ""
+
+
+@runtime_checkable
 class ClosingSource(Protocol):
     """A credential source that holds something open: an identity of the machine, with its own connections."""
 

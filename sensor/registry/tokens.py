@@ -11,7 +11,7 @@ import ipaddress
 import re
 import socket
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -57,6 +57,13 @@ class TokenKey:
     service: str
     scope: str
 
+    @property
+    def url(self) -> str:
+        """Where to ask for it."""
+        told = (("service", self.service), ("scope", self.scope))
+        query = "&".join(f"{name}={quote(value, safe=':/,*')}" for name, value in told if value)
+        return self.realm + (f"{'&' if urlsplit(self.realm).query else '?'}{query}" if query else "")
+
 
 class TokenCache:
     """Tokens of one login by what they are good for. A registry may have any number of repositories, each with its own."""
@@ -95,6 +102,12 @@ class TokenCache:
     def clear(self) -> None:
         """Forget all tokens: they were for another credential."""
         self._tokens.clear()
+
+
+def covers_scope(asked: str, wanted: str) -> bool:
+    """Whether one scope (`type:name:actions`) holds all that another one does."""
+    (what, _, may), (which, _, needs) = asked.rpartition(":"), wanted.rpartition(":")
+    return what == which and set(needs.split(",")) <= set(may.split(","))
 
 
 class _TokenBody(msgspec.Struct):
@@ -141,7 +154,7 @@ class Granted:
 def granted(token: Secret) -> Granted | None:
     """The claims of a token that is a JWT with a subject; None for any other token (most are opaque)."""
     try:
-        claims = msgspec.json.decode(_payload(token.reveal()), type=_Grants)
+        claims = msgspec.json.decode(jwt_payload(token.reveal()), type=_Grants)
     except (ValueError, msgspec.DecodeError, RecursionError):
         return None
     if claims.sub is None:
@@ -152,8 +165,8 @@ def granted(token: Secret) -> Granted | None:
     )
 
 
-def _payload(token: str) -> bytes:
-    """The claims of a JWT, still encoded (RFC 7519). Raises ValueError for anything else."""
+def jwt_payload(token: str) -> bytes:
+    """The claims of a JWT, as JSON (RFC 7519); nothing is verified. Raises ValueError for anything else."""
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError
@@ -196,7 +209,7 @@ def _seconds(value: float | str | None) -> float:
 def _life_of_jwt(token: str) -> float:
     """Seconds between issue and expiry that the token claims, or 0. The difference, because the issuer's clock may be off."""
     try:
-        claims = msgspec.json.decode(_payload(token), type=_Claims)
+        claims = msgspec.json.decode(jwt_payload(token), type=_Claims)
     except (ValueError, msgspec.DecodeError, RecursionError):
         return 0.0
     start = claims.iat if claims.iat is not None else claims.nbf

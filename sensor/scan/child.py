@@ -43,6 +43,9 @@ class LayerReading(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> int:
     """Read the limits (JSON) from the first argument, the layer from descriptor 0, and write the answer (MessagePack) to descriptor 1."""
+    # a stop is told to the whole process group or control group; it is for the daemon, which finishes or kills what it has begun
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     limits = msgspec.json.decode(sys.argv[1], type=Limits)
     restrict(limits)
     # Late, so that importing this module for `LayerReading` does not bring the catalogers along.

@@ -7,7 +7,7 @@ runs and outlives it. Leaves the order of the work to `queue`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -52,15 +52,18 @@ class Intake:
     """The state directory."""
     _asked: dict[str, Hold] = field(default_factory=dict)
     """Pauses that registries asked for."""
+    _paused: frozenset[str] = frozenset()
+    """Registries that were paused by hand when that was looked at last."""
     _held: set[str] = field(default_factory=set)
     """Registries that were held when they were last looked at."""
 
     async def admit(self, settings: Registry, *, first: bool = True) -> Hold | None:
         """None: one new image may be scanned now; it is counted if this is its `first` attempt."""
         now = self.clock()
-        hold = self._pause_asked_for(settings.name, now) or self._pause_by_hand(settings.name, now)
+        hold = self._pause_by_hand(settings.name, now) or self._pause_asked_for(settings.name, now)
         if hold is None and (closed := parse_windows(settings.windows).opens_in(now.astimezone())) > 0:
-            reason = f"outside of its windows ({', '.join(settings.windows)})"
+            opens = now.astimezone() + timedelta(seconds=closed)
+            reason = f"outside of its windows ({', '.join(settings.windows)}); the next opens {opens:%a %H:%M}"
             hold = Hold(reason=reason, until=now + min(_RECHECK, timedelta(seconds=closed)))
         if hold is None and first and settings.max_new_per_day:
             hold = await self._count(settings, now)
@@ -73,6 +76,12 @@ class Intake:
         was_held = registry in self._held
         self._held.discard(registry)
         return was_held
+
+    def follow_pauses(self, registries: Iterable[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """What was paused, and what was resumed, by hand since the last call."""
+        now = frozenset(name for name in registries if is_paused(self.directory, name))
+        before, self._paused = self._paused, now
+        return now - before, before - now
 
     def wait(self, registry: str, seconds: float, reason: str) -> Hold:
         """The registry asked for a pause."""
@@ -91,7 +100,7 @@ class Intake:
     def _pause_by_hand(self, registry: str, now: datetime) -> Hold | None:
         if not is_paused(self.directory, registry):
             return None
-        return Hold(reason=f"paused by hand; `harborguard-sensor resume {registry}` ends it", until=now + _RECHECK)
+        return Hold(reason=paused_reason(registry), until=now + _RECHECK)
 
     async def _count(self, settings: Registry, now: datetime) -> Hold | None:
         """Count one more, unless that many were started in the last 24 hours."""
@@ -109,6 +118,11 @@ class Intake:
             await connection.execute(entry.on_conflict_do_update(index_elements=["registry", "hour"], set_=same))
             await connection.execute(delete(INTAKE).where(INTAKE.c.hour <= hour - 48))
         return None
+
+
+def paused_reason(registry: str) -> str:
+    """Why nothing new of a paused registry is scanned."""
+    return f"paused by hand; `harborguard-sensor resume {registry}` ends it"
 
 
 def pause_file(directory: Path, registry: str) -> Path:

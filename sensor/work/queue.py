@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Protocol, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
 import msgspec
 from sqlalchemy import (
@@ -36,6 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest, Work
 from sensor.storage import METADATA, Storage
+from sensor.work.port import Item, LaneCounts
 
 Clock: TypeAlias = Callable[[], datetime]
 
@@ -60,58 +60,6 @@ WORK = Table(
 
 LEASE = timedelta(minutes=5)
 """How long an item stays with a silent worker. Workers extend it while they make progress."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One piece of work in the hands of one worker, until `taken_until`."""
-
-    key: str
-    work: Work
-    lane: Lane
-    attempts: int
-    """Times it was taken, this one included."""
-    created: datetime
-    worker: str
-    taken_until: datetime
-    version: int
-    error: str = ""
-    """Why the last attempt failed."""
-    crashes: int = 0
-    """Times in a row that the process died while it held the item."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneCounts:
-    """How many items of a lane could start, wait for their time, are being done, or were set aside as unreadable."""
-
-    waiting: int = 0
-    later: int = 0
-    taken: int = 0
-    unreadable: int = 0
-    oldest: datetime | None = None
-    """Arrival of the oldest that could start: the queue's age."""
-
-
-class WorkQueue(Protocol):
-    """The port: at least once, deduplicated by key. Any engine that can do this may stand behind it."""
-
-    async def put(
-        self, work: Work, lane: Lane, *, not_before: datetime | None = None, connection: AsyncConnection | None = None
-    ) -> bool:
-        """Add work, in the caller's transaction if one is given. False: it was waiting already."""
-
-    async def take(self, worker: str, lanes: Sequence[Lane]) -> Item | None:
-        """Lease the most urgent item that may start now, or None."""
-
-    async def extend(self, item: Item) -> bool:
-        """Keep an item that takes long. False: the lease was lost, another worker may have it."""
-
-    async def done(self, item: Item, *, connection: AsyncConnection | None = None) -> bool:
-        """Remove a finished item. False: the lease was lost."""
-
-    async def retry(self, item: Item, at: datetime, error: str, *, connection: AsyncConnection | None = None) -> bool:
-        """Give an item back, to be taken again at a time. False: the lease was lost."""
 
 
 def key_of(work: Work) -> str:
@@ -276,6 +224,9 @@ class TableQueue:
         """
         prefix = item.key.rpartition(" ")[0] + " "
         later = {**_FREE, "not_before": until.timestamp(), "error": reason[:500]}
+        # asked for by hand or pushed again since it was taken: then it is no longer this hold's
+        urgent = func.iif(WORK.c.lane < int(item.lane), WORK.c.not_before, until.timestamp())
+        own = {**later, "not_before": urgent, "attempts": WORK.c.attempts - 1}
         others = (
             WORK.c.key > prefix,
             WORK.c.key < prefix[:-1] + chr(ord(" ") + 1),
@@ -284,8 +235,17 @@ class TableQueue:
             WORK.c.not_before < until.timestamp(),
         )
         async with self._storage.transaction() as connection:
-            await connection.execute(update(WORK).where(_held(item)).values({**later, "attempts": WORK.c.attempts - 1}))
+            await connection.execute(update(WORK).where(_held(item)).values(own))
             return (await connection.execute(update(WORK).where(*others).values(later))).rowcount
+
+    async def ripen(self, registry: str) -> int:
+        """Let the new digests of a registry start now that were put off before they were ever tried; how many."""
+        now = self._clock().timestamp()
+        waiting = (_new_of(registry), WORK.c.taken_by == "", WORK.c.attempts == 0, WORK.c.not_before > now)
+        async with self._storage.transaction() as connection:
+            count = (await connection.execute(update(WORK).where(*waiting).values(not_before=now, error=""))).rowcount
+        self.wake()
+        return count
 
     async def recover(self) -> int:
         """Free what a former process held when it died; how many items. Only for a process that has the state to itself."""
@@ -379,6 +339,12 @@ async def _next(connection: AsyncConnection, now: float, lanes: Sequence[Lane]) 
         if number is not None:
             return number
     return None
+
+
+def _new_of(registry: str) -> ColumnElement[bool]:
+    """The new digests of a registry, by the range of their keys."""
+    prefix = f"scan {registry} "
+    return and_(WORK.c.key > prefix, WORK.c.key < prefix[:-1] + chr(ord(" ") + 1), WORK.c.lane == int(Lane.NEW))
 
 
 def _held(item: Item) -> ColumnElement[bool]:

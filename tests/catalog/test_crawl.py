@@ -128,6 +128,18 @@ async def test_named_repositories_are_looked_at_where_there_is_no_list() -> None
     assert seen.error == ""
 
 
+async def test_public_repositories_that_are_named_need_no_login_to_the_list() -> None:
+    registry = filled()
+    registry.fail("repositories", "", RegistryUnauthorized("reachable but unauthenticated: 401", "configure a login"))
+    seen = await crawl(registry, settings(repositories={"names": ["team/app1"]}))
+    assert states(seen) == {"team/app1": RepositoryState.PRESENT}
+    assert (seen.error, seen.repositories_complete) == ("", False)
+    assert "reachable but unauthenticated" in seen.source
+    registry.fail("repositories", "", RegistryUnauthorized("reachable but unauthenticated: 401", "configure a login"))
+    unnamed = await crawl(registry, settings())
+    assert (unnamed.error, unnamed.advice) == ("reachable but unauthenticated: 401", "configure a login")
+
+
 async def test_named_repositories_are_looked_at_beside_the_list_once() -> None:
     registry = filled()
     registry.tagged["hidden/app"] = {}

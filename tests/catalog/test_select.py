@@ -66,6 +66,7 @@ def test_nothing_included_selects_nothing() -> None:
         (f"sha256-{'f' * 64}.sbom", ArtifactClass.SBOM),
         (f"sha256-{'1' * 64}", ArtifactClass.OTHER),
         (f"sha256__{'1' * 64}", ArtifactClass.OTHER),
+        (f"sha512-{'1' * 64}", ArtifactClass.OTHER),
     ],
 )
 def test_bookkeeping_of_other_tools_is_no_image(tag: str, artifact_class: ArtifactClass) -> None:
@@ -200,3 +201,10 @@ def test_dates_and_digests_of_the_listing_are_used() -> None:
 def test_decisions_that_say_the_same_are_the_same() -> None:
     decisions = tags("1 2 3 4 5 6", registry(keep={"last": 2}))
     assert len({id(decision) for decision in decisions.values()}) == 2
+
+
+def test_what_a_rules_keep_leaves_out_names_the_rule() -> None:
+    settings = registry(rules=[{"tags": "dev-*"}, {"semver": "1.x", "keep": {"last": 1}}])
+    decisions = tags("1.0 1.1 dev-a", settings)
+    assert selected(decisions) == "1.1 dev-a"
+    assert decisions["1.0"].rule.endswith("not among them; rule 2 includes semver 1.x")

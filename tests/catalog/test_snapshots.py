@@ -404,3 +404,15 @@ async def follow(catalogue: Catalogue, history: list[object]) -> None:
         ledger = await catalogue.snapshots.ledger("main")
         assert ledger == model.ledger()
         assert ledger["listed"] == sum(ledger[state.value] for state in DigestState)
+
+
+async def test_the_newest_come_last_by_push_or_else_by_version(catalogue: Catalogue) -> None:
+    told = SeenRepository(
+        name="told",
+        tags=tuple(
+            SeenTag(tag=tag, decision=KEPT, digest=digest(f"told {tag}"), pushed=pushed)
+            for tag, pushed in (("b", 300.0), ("a", 100.0), ("c", 200.0))
+        ),
+    )
+    advance = await catalogue.see(listing({"1.10": "x", "1.9": "y", "latest": "z"}), told)
+    assert [place.tag for place in advance.queued] == ["latest", "1.9", "1.10", "a", "c", "b"]

@@ -16,7 +16,7 @@ def test_schedules_are_shown_in_words(run: Run, tmp_path: Path) -> None:
         "registries:\n- {name: a, url: a.example, schedule: {every: 15m}}\n- {name: b, url: b.example, schedule: {cron: 1 2 * * *}}\n"
     )
     shown = run("check", "-c", str(path)).stdout
-    assert "every 900 s" in shown
+    assert "every 15m" in shown
     assert "cron 1 2 * * *" in shown
 
 
@@ -54,3 +54,49 @@ def test_a_secret_that_cannot_be_read_here_is_warned_about(run: Run, tmp_path: P
     assert shown.status == 0
     assert "registries[a].password: no secret in environment variable HG_TEST_UNSET" in shown.stderr
     assert run("check", "-c", str(path), "-o", "json").json()["warnings"]
+
+
+def test_json_tells_problems_one_by_one(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("registries:\n- name: a\n  url: a.example\n  tagz: {}\n  rules: [{semver: banana}]\n")
+    shown = run("check", "-c", str(path), "-o", "json")
+    assert shown.status == 2
+    places = [(problem["path"], problem["line"]) for problem in shown.json()["problems"]]
+    assert places == [("registries[0].tagz", 4), ("registries[0].rules[0].semver", 5)]
+    assert shown.json()["problems"][0]["text"].startswith("unknown key; did you mean tags?")
+    missing = run("check", "-c", str(tmp_path / "missing.yaml"), "-o", "json").json()["problems"]
+    assert [(problem["path"], problem["line"]) for problem in missing] == [("", None)]
+    assert "there is no configuration file" in missing[0]["text"]
+    told = run("check", "-o", "json", REGISTRY_URL="ftp://a.example").json()["problems"]
+    assert told[0]["variable"] == "REGISTRY_URL"
+
+
+def test_keys_that_the_provider_would_pass_over_are_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "registries:\n"
+        "- {name: a, url: a.example, auth: azure, tagz: {}}\n"
+        "- {name: b, url: b.example, api: {url: 'https://b.example'}}\n"
+        "- {name: c, url: c.example/team}\n"
+        "- {name: d, url: https://hub.docker.com/r/library/nginx}\n"
+    )
+    shown = run("check", "-c", str(path))
+    assert shown.status == 2
+    assert "5 problems" in shown.stderr
+    for expected in (
+        "registries[0].auth (line 2): azure is for provider acr, and this is taken for distribution; set provider: acr",
+        "registries[0].tagz (line 2): unknown key",
+        "registries[1].api (line 3): has no use here: this is taken for distribution; set provider: to the one it is",
+        "registries[2].url (line 4): this is taken for distribution, whose URL has no path; choose repositories with",
+        'repositories.include: ["team/**"], or set provider:',
+        "registries[3].url (line 5): this is the web site of Docker Hub; write docker.io, its registry",
+    ):
+        assert expected in shown.stderr
+
+
+def test_rules_that_never_decide_are_pointed_out(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text('registries:\n- {name: a, url: a.example, rules: [{tags: "*"}, {tags: latest}]}\n')
+    shown = run("check", "-c", str(path))
+    assert shown.status == 0
+    assert "registries[0].rules[1]: never decides: rule 1 already speaks about every tag" in shown.stderr

@@ -69,7 +69,7 @@ def test_sizes_look_into_indexes_and_say_what_cannot_be_scanned(run: Run, mixed:
     assert document["layers"] == 1
     shown = run("plan", f"oci:{mixed.root}", "--sizes")
     assert shown.status == 0
-    assert "1 layers, " in shown.stdout
+    assert "1 layer, " in shown.stdout
     assert "no linux/amd64" in shown.stdout
 
 
@@ -119,7 +119,10 @@ def test_rules_and_what_is_kept_are_shown_tag_by_tag(run: Run, versions: ImageSt
     assert rows["app:1.10.0"][1].startswith(
         "rule 2 includes semver 1.x; keep last 1 by version (no push dates are told)"
     )
-    assert rows["app:1.2.0"] == ("keep", "keep last 1 by version (no push dates are told): not among them")
+    assert rows["app:1.2.0"] == (
+        "keep",
+        "keep last 1 by version (no push dates are told): not among them; rule 2 includes semver 1.x",
+    )
     assert rows["web:latest"] == ("no-rule", "fits none of the 2 rules")
     assert (document["images"], document["imagesNew"]) == (1, 1)
     shown = run("plan", "-c", path)
@@ -127,14 +130,14 @@ def test_rules_and_what_is_kept_are_shown_tag_by_tag(run: Run, versions: ImageSt
     text = " ".join(shown.stdout.split())
     assert "`latest` of 2 repositories fits no rule" in text
     assert "a rule of its own, {tags: latest}, names it" in text
-    assert "keep max_age does not apply to 1 tags" in text
-    assert "1 images selected, 1 of them new" in text
+    assert "keep max_age does not apply to 1 tag:" in text
+    assert "1 image selected, 1 of them new" in text
 
 
 def test_latest_that_keep_leaves_out_is_pointed_out(run: Run, versions: ImageStore, tmp_path: Path) -> None:
     document = run("plan", "-c", configured(tmp_path, versions, "keep: {last: 2}"), "-o", "json").json()[0]
-    assert document["notices"] == [
-        "`latest` of 1 repositories is not among what keep leaves; a rule of its own, with `keep: {}`, keeps it"
+    assert document["notices"][:1] == [
+        "`latest` of 1 repository is not among what keep leaves; a rule of its own, with `keep: {}`, keeps it"
     ]
     named = "rules: [{tags: latest, keep: {}}, {tags: '*'}], keep: {last: 2}"
     document = run("plan", "-c", configured(tmp_path, versions, named), "-o", "json").json()[0]
@@ -189,3 +192,52 @@ def test_the_listing_that_worked_is_named(run: Run, machine_layout: Path, tmp_pa
     assert document["source"].startswith("repositories.names (it cannot be listed: ")
     assert document["tagSources"] == ["tags/list"]
     assert "repositories listed by repositories.names" in shown.stdout
+
+
+def test_a_plan_that_fails_says_what_to_do_and_shows_no_empty_table(run: Run, machine_layout: Path) -> None:
+    with in_thread(lambda: FakeRegistry(machine_layout, Behaviour(no_catalog=True, auth="bearer"))) as registry:
+        shown = run("plan", registry.url, "--insecure")
+        document = run("plan", registry.url, "--insecure", "-o", "json").json()[0]
+    assert shown.status == 3
+    assert "repository  tag" not in shown.stdout
+    assert "costs no more" not in shown.stdout
+    assert "  try: " in shown.stderr
+    assert document["advice"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "says"),
+    [
+        ("repositories: {include: ['taem/**']}", "include and exclude leave none of 2 repositories"),
+        ("tags: {include: ['9.*']}", "the rules keep none of 6 tags in 2 repositories"),
+    ],
+)
+def test_a_selection_that_keeps_nothing_is_said(
+    run: Run, versions: ImageStore, tmp_path: Path, selection: str, says: str
+) -> None:
+    path = configured(tmp_path, versions, selection)
+    notices = run("plan", "-c", path, "-o", "json").json()[0]["notices"]
+    assert notices[0].startswith(f"nothing is selected: {says}")
+    assert f"note: {notices[0][:30]}" in run("plan", "-c", path).stdout
+
+
+def test_tags_are_in_the_order_of_their_numbers(run: Run, versions: ImageStore, tmp_path: Path) -> None:
+    versions.image("app", "1.9.0", [layer(file("version", b"9"))])
+    document = run("plan", "-c", configured(tmp_path, versions, "tags: {include: ['*']}"), "-o", "json").json()[0]
+    assert [row["tag"] for row in document["tags"] if row["repository"] == "app"] == [
+        *("1.2.0", "1.9.0", "1.10.0", "2.0.0", "latest", "pr-7")
+    ]
+
+
+def test_what_holds_new_images_back_is_told(run: Run, versions: ImageStore, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"state: {{directory: '{tmp_path}/state'}}\n"
+        f"registries: [{{name: a, url: 'oci:{versions.root}', max_new_per_day: 1, schedule: manual}}]\n"
+    )
+    document = run("plan", "a", "-c", str(path), "-o", "json").json()[0]
+    new = document["imagesNew"]
+    assert new > 1
+    assert f"max_new_per_day 1: these {new} new images take {new} days" in document["notices"]
+    assert "schedule manual: new images are noticed only when a scan is asked for" in document["notices"]
+    assert f"note: max_new_per_day 1: these {new} new images" in run("plan", "a", "-c", str(path)).stdout

@@ -92,6 +92,20 @@ def test_without_advisories_nothing_passes(run: Run, image: str, tmp_path: Path)
     assert "--fail-on cannot decide without an advisory database" in gated.stderr
 
 
+def test_a_gate_that_opens_for_want_of_data_says_so_or_stays_shut(scan: Run, tmp_path: Path) -> None:
+    store = ImageStore(tmp_path / "strange")
+    package = b"Package: tool\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.0\n\n"
+    release = file("etc/os-release", b"ID=nobody-knows\nVERSION_ID=1\n")
+    store.image("app", "1", [layer(release, file("var/lib/dpkg/status", package))])
+    strange = f"oci:{store.root}:app:1"
+    opened = scan(strange, "--fail-on", "low", "--quiet")
+    assert opened.status == 0
+    assert "--fail-on-partial makes that status 3" in opened.stderr
+    shut = scan(strange, "--fail-on-partial", "--quiet")
+    assert shut.status == 3
+    assert "not everything could be judged" in shut.stderr
+
+
 def test_the_platform_that_was_asked_for_is_the_one_that_is_scanned(scan: Run, tmp_path: Path) -> None:
     store = ImageStore(tmp_path / "images")
     release = [layer(file("etc/os-release", b"ID=debian\nVERSION_ID=12\n"))]

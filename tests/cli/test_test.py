@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sensor.cli.test import _show
+from sensor.registry.check_report import Notice, Report, Step
+from sensor.registry.port import Standing
 from tests.cli.conftest import Run, in_thread
 from tests.fakes.registry import Behaviour, FakeRegistry
 
@@ -35,7 +38,7 @@ def test_an_unreachable_registry_is_status_3_and_the_last_line_says_what_to_do(r
         f"  connect   failed  cannot connect to 127.0.0.1:{unused_tcp_port}: Connection refused",
         "  the rest  skipped not reached",
     ]
-    assert lines[4].startswith("  reachable no, authenticated no: cannot connect")
+    assert lines[4] == "  reachable no, authenticated no"  # why, says the step
     assert lines[5].startswith("  try:      check host, port and firewall")
 
 
@@ -124,3 +127,31 @@ def unused_tcp_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_what_is_told_of_an_api_token_stands_beside_the_login(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Standing(identity="alice", expires=1_800_000_000.0, detail="the user of the OAuth token", whose="api.token")
+    step = Step(name="login", outcome="failed", detail="authentication failed: no", advice="check it")
+    _show(
+        Report(
+            name="q",
+            url="q.example",
+            reachable=True,
+            authenticated=False,
+            access="none",
+            method="robot account",
+            identity="robot account team+ci",
+            other=other,
+            detail="authentication failed: no",
+            advice="a robot is called organisation+name; check it",
+            notices=(Notice(code="credential_form", message="a robot is called organisation+name"),),
+            steps=(step,),
+        )
+    )
+    shown = capsys.readouterr().out
+    assert "  login by  robot account, as team+ci\n" in shown
+    assert "  api.token alice, until 2027-01-15T08:00:00Z; the user of the OAuth token\n" in shown
+    assert shown.count("authentication failed: no") == 1  # in the step, not once more behind it
+    assert shown.count("a robot is called organisation+name") == 1

@@ -155,6 +155,8 @@ def test_a_token_with_a_user_is_a_password(environ: dict[str, str], key: str, na
         ("r.example.net:5000", "r.example.net-5000"),
         ("[::1]:5000", "1-5000"),
         ("oci:/srv/images", "images"),
+        ("archive:/srv/app.tar", "app.tar"),
+        ("docker-archive:/srv/drop/", "drop"),
         ("http://LOCALHOST", "localhost"),
     ],
 )

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.config.load import load_config
-from sensor.config.schema import Cron, Every
+from sensor.config.problems import InvalidConfig, Problem, show_path
+from sensor.config.schema import Cron, Every, Registry
 from sensor.errors import ConfigError
 from sensor.secret import FromEnv, FromFile, FromKeyring
 
@@ -89,7 +90,7 @@ nonsense: 1
         "registries[0].tags.include[0] (line 8): not a pattern: a [ is not closed",
         "registries[1].url (line 10): http://",
         "registries[1].tagz (line 11): unknown key; did you mean tags?",
-        "registries[1].schedule (line 12): expected daily, weekly, manual, on_push, {every: 6h} or {cron: '30 2 * * *'}",
+        "registries[1].schedule (line 12): expected daily, weekly, manual, {every: 6h} or {cron: '30 2 * * *'}",
         "registries[1].platforms[1] (line 13): should be text; put it in quotes",
         "concurrency.images (line 14): should be greater than or equal to 1",
         "nonsense (line 15): unknown key; known here: control_plane, registries",
@@ -276,3 +277,81 @@ def test_a_section_that_lacks_a_key_does_not_hide_what_else_is_wrong(config: Pat
     assert "registries[0].plugin.command (line 5): is missing" in found
     assert "registries[0].windows[0] (line 6): expected hours, days or both" in found
     assert "registries[0].rules[0].semver (line 7): not a version: 'nonsense'" in found
+
+
+def test_what_is_wrong_in_shape_hides_none_of_the_rules(config: Path) -> None:
+    text = (
+        "control_plane: [words]\n"
+        "registries:\n"
+        "  - name: a\n"
+        "    url: a.example\n"
+        "    tagz: {}\n"
+        "    password: 5\n"
+        "    rules:\n"
+        "      - {semver: banana}\n"
+        "      - {regex: '(?=x)'}\n"
+        "      - {tags: a, regex: b, actoin: include}\n"
+        "      - {tags: 5}\n"
+        "      - words\n"
+        "    windows: [5, never]\n"
+        "    aws: {assume_roles: [{external_id: x}, {arn: y}]}\n"
+        "    control_plane: {api_key: {env: K}}\n"
+        "platforms: [5, linux/x86_64]\n"
+    )
+    found = refused(config, text)
+    assert found.startswith("17 problems in ")
+    for expected in (
+        "control_plane (line 1): should hold keys of its own",
+        "registries[0].tagz (line 5): unknown key",
+        "registries[0].password (line 6): expected {keyring: NAME}",
+        "registries[0].username (line 3): is missing: there is a password",
+        "registries[0].rules[0].semver (line 8): not a version: 'banana'",
+        "registries[0].rules[1].regex (line 9): not a regular expression: (?=x",
+        "registries[0].rules[2] (line 10): expected exactly one of tags, regex, semver; found tags and regex",
+        "registries[0].rules[2].actoin (line 10): unknown key",
+        "registries[0].rules[3].tags (line 11): should be text",
+        "registries[0].rules[4] (line 12): should hold keys of its own",
+        "registries[0].windows[1] (line 13): expected hours, days or both",
+        "registries[0].aws.assume_roles[0].arn (line 14): is missing",
+        "registries[0].aws.assume_roles[0].external_id (line 14): expected 2 to 1224",
+        "platforms[1] (line 16): the architecture is called amd64 here",
+    ):
+        assert expected in found, expected
+
+
+def test_problems_are_also_told_one_by_one(config: Path) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load_config(write(config, "registries:\n- {name: a, url: a.example, tagz: 1}\n"), {"LOG_LEVEL": "loud"})
+    shown = [(show_path(problem.path), problem.line) for problem in caught.value.problems]
+    assert shown == [("LOG_LEVEL", None), ("registries[0].tagz", 2)]
+    with pytest.raises(InvalidConfig) as caught:
+        load_config(None, {"REGISTRY_URL": "ftp://a.example"})
+    (problem,) = caught.value.problems
+    assert (show_path(problem.path), problem.variable) == ("registries[0].url", "REGISTRY_URL")
+    assert "registries[0].url (from REGISTRY_URL): registries are reached" in caught.value.message
+
+
+def test_what_somebody_else_knows_about_a_registry_is_told_with_the_rest(config: Path) -> None:
+    def examine(registry: Registry) -> list[Problem]:
+        return [Problem(("api",), f"no use at {registry.url}"), Problem(("username",), "odd")]
+
+    text = (
+        "registries:\n"
+        "- {name: a, url: a.example, api: {url: 'https://a.example'}, password: {env: P}}\n"
+        "- {name: b, url: b.example, provider: nobody}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(config, text), {}, examine=examine)
+    assert caught.value.message.startswith("3 problems in ")
+    assert "registries[0].api (line 2): no use at a.example" in caught.value.message
+    assert "odd" not in caught.value.message  # the rules object to that key already
+    assert "registries[1].provider" in caught.value.message
+    assert "b.example" not in caught.value.message  # whose it is is not known
+
+
+def test_a_key_that_stands_twice_does_not_make_the_environment_forgotten(config: Path) -> None:
+    text = "control_plane: {url: 'https://a.example', url: 'https://b.example'}\n"
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(config, text), {"HARBORGUARD_API_KEY": "k"})
+    assert "stands twice" in caught.value.message
+    assert "is missing" not in caught.value.message

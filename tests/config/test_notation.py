@@ -11,6 +11,7 @@ from sensor.config.notation import (
     is_host_port,
     is_listen_address,
     is_loopback,
+    on_disk,
     split_url,
 )
 from sensor.errors import ConfigError
@@ -178,3 +179,22 @@ def test_loopback() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("oci:/images", ("oci", "/images")),
+        ("archive:///images", ("archive", "/images")),
+        ("oci-archive:x.tar", ("oci-archive", "x.tar")),
+        ("docker-archive:/x.tar:app:1", ("docker-archive", "/x.tar:app:1")),
+        ("archive:", ("archive", "")),
+        ("archive", None),
+        ("", None),
+        ("archive.example:5000/x", None),
+        ("https://oci:443/x", None),
+        ("OCI:/images", None),
+    ],
+)
+def test_registries_on_disk_are_told_by_their_scheme(url: str, place: tuple[str, str] | None) -> None:
+    assert on_disk(url) == place

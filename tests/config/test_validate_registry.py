@@ -13,7 +13,14 @@ from tests.config.checking import of_registry, problems, registry, warned
     [
         ({"url": "https://a.example", "insecure": True}, "insecure: contradicts https://"),
         ({"url": "http://a.example"}, "url: http:// sends credentials"),
-        ({"url": "ftp://a.example"}, "url: expected host[:port]"),
+        ({"url": "ftp://a.example"}, "url: registries are reached over http:// or https://"),
+        ({"url": "bücher.example"}, "url: a host name is written in ASCII here"),
+        ({"url": "a.example:99999"}, "url: a port is a number from 1 to 65535"),
+        ({"url": "https://a.example:0/team"}, "url: a port is a number from 1 to 65535"),
+        ({"url": "https://u:p@"}, "url: expected host[:port]"),
+        ({"url": "a.example/team/app:1.0"}, "url: this is one image; leave out its tag"),
+        ({"url": "a.example/app:1.0"}, "url: this is one image; leave out its tag"),
+        ({"url": "a.example/app@sha256:00"}, "url: this is one image; leave out its digest"),
         ({"url": "a.example:port"}, "url: expected host[:port]"),
         ({"url": "a.example/path", "provider": "distribution"}, "url: a registry's URL has no path"),
         ({"url": "a.example?x=1"}, "url: a registry's URL has no query"),
@@ -32,6 +39,7 @@ from tests.config.checking import of_registry, problems, registry, warned
             "provider: an archive: URL means image archives on disk; use auto or archive",
         ),
         ({"url": "archive:images.tar"}, "url: expected archive:/path/to"),
+        ({"url": "oci-archive:images.tar"}, "url: expected archive:/path/to"),
         ({"provider": "archive"}, "provider: archive needs a URL such as archive:/path"),
         ({"provider": "layout"}, "provider: layout needs a URL such as oci:/path"),
         ({"tags": {"exclude": ["ok", "[z-a]"]}}, "tags.exclude[1]: not a pattern: the range z-a"),
@@ -76,6 +84,8 @@ def test_what_is_wrong_is_told_with_its_place(keys: dict[str, Any], expected: st
         {"url": "https://a.example/v2/", "provider": "distribution"},
         {"url": "harbor.example/project", "provider": "harbor"},
         {"url": "europe-docker.pkg.dev/my-project/images"},
+        {"url": "europe-docker.pkg.dev/example.com:my-project"},
+        {"url": "europe-docker.pkg.dev/example.com:my-project/images"},
         {"url": "nexus.example/repository/docker-hosted", "provider": "nexus"},
         {"insecure": True},
         {"url": "[::1]:5000"},
@@ -101,7 +111,8 @@ def test_good_registries(keys: dict[str, Any]) -> None:
 def test_registries_on_disk(tmp_path: Path) -> None:
     (tmp_path / "images.tar").write_bytes(b"")
     assert of_registry(url=f"archive:{tmp_path}/images.tar", provider="archive") == []
-    assert warned(url=f"archive:{tmp_path}/images.tar") == []
+    for scheme in ("archive", "oci-archive", "docker-archive"):
+        assert warned(url=f"{scheme}:{tmp_path}/images.tar") == []
     assert warned(url=f"archive:{tmp_path}") == []
     assert warned(url=f"oci:{tmp_path}/images.tar") == ["url: there is no such directory now"]
     assert warned(url=f"archive:{tmp_path}/none.tar") == ["url: there is no such file or directory now"]
@@ -118,6 +129,16 @@ def test_what_has_no_effect_is_warned_about() -> None:
     assert warned(rules=rules) == [
         "rules[2]: never decides: rule 2 already speaks about every tag",
         "rules[3]: never decides: rule 2 already speaks about every tag",
+    ]
+    assert warned(rules=[{"regex": ".*"}, {"tags": "latest"}]) == [
+        "rules[1]: never decides: rule 1 already speaks about every tag"
+    ]
+    team, latest = {"repositories": "team/*", "tags": "**"}, {"repositories": "team/*", "tags": "latest"}
+    assert warned(rules=[team, latest, {"tags": "latest"}]) == [
+        "rules[1]: never decides: rule 1 already speaks about every tag of team/*"
+    ]
+    assert warned(rules=[team, {"repositories": "*", "tags": "*"}, {"repositories": "other", "tags": "x"}]) == [
+        "rules[2]: never decides: rule 2 already speaks about every tag"
     ]
     assert warned(rules=[{"repositories": "team/*", "tags": "*"}, {"tags": "latest"}]) == []
 

@@ -82,11 +82,13 @@ def test_the_default_registry_of_a_link() -> None:
             {"name": "a", "url": "https://a.example.com:5000/v2", **own},
             {"name": "b", "url": "b.example.com", "control_plane": {"api_key": {"env": "B"}}},
             {"name": "c", "url": "oci:/srv/images", "control_plane": {"api_key": {"env": "C"}}},
+            {"name": "e", "url": "archive:/srv/images", "control_plane": {"api_key": {"env": "E"}}},
             registry("d"),
             default_registry="hub.example.com",
         )
     )
-    assert [link.default_registry for link in links] == ["hub.example.com", "a.example.com:5000", "b.example.com", ""]
+    names = [link.default_registry for link in links]
+    assert names == ["hub.example.com", "a.example.com:5000", "b.example.com", "", ""]
 
 
 def test_a_link_shared_by_two_registries_has_no_default_registry() -> None:

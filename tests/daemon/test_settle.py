@@ -12,7 +12,7 @@ from sensor.daemon.app import App, build_app
 from sensor.daemon.settle import put_stale, settle
 from sensor.model.request import Lane, ScanRequest, SweepRequest
 from sensor.work.lanes import ALL_LANES
-from sensor.work.queue import Item
+from sensor.work.port import Item
 from tests.fakes.daemon import config, plug_in
 from tests.fakes.memory_registry import MemoryRegistry
 from tests.fakes.pipeline import Clock, Disk, python_layer

@@ -32,6 +32,7 @@ class Twisted(ProviderFake):
 
     instead: Instead | None = None
     after: After | None = None
+    stranger: Stranger | None = None
 
 
 def twisted(fake_type: type[ProviderFake]) -> type[Twisted]:
@@ -40,6 +41,9 @@ def twisted(fake_type: type[ProviderFake]) -> type[Twisted]:
     class Hostile(fake_type, Twisted):  # type: ignore[valid-type, misc]
         async def listen(self, server: str, handler: Any, ssl_context: Any = None) -> None:
             async def answer(request: web.Request) -> web.StreamResponse:
+                await request.read()  # whoever answers before that breaks the connection
+                if self.stranger is not None and request.host == self.stranger.address:  # by the proxy
+                    return await self.stranger.answer(request)
                 place = place_of(server, request.host)
                 if self.instead is not None and (given := self.instead(place, request)) is not None:
                     return given
@@ -69,7 +73,7 @@ class Stranger:
 
     async def __aenter__(self) -> Self:
         app = web.Application()
-        app.router.add_route("*", "/{rest:.*}", self._answer)
+        app.router.add_route("*", "/{rest:.*}", self.answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -92,7 +96,8 @@ class Stranger:
         """http://localhost:port."""
         return f"http://{self.address}"
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Remember a request."""
         self.seen.append(
             Seen(
                 server="stranger",

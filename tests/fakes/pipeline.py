@@ -50,7 +50,8 @@ from sensor.secret import FromEnv
 from sensor.storage import Storage, open_storage
 from sensor.work.intake import Intake
 from sensor.work.lanes import ALL_LANES
-from sensor.work.queue import Item, TableQueue
+from sensor.work.port import Item
+from sensor.work.queue import TableQueue
 from tests.advisories.archives import archive, entry, record
 from tests.fakes.layers import file, layer
 from tests.fakes.memory_registry import MemoryRegistry

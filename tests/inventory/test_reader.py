@@ -120,6 +120,29 @@ async def test_cancellation_at_any_moment_of_the_start_leaves_nothing(turns: int
     assert task.cancelled()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_that_reaches_the_whole_group_does_not_end_the_reading(number: signal.Signals) -> None:
+    data = layer(file("etc/name", b"x" * 300_000), compression="none")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield data[:100_000]
+        child = the_child()
+        while not ignores(child, number):  # noqa: ASYNC110 - another process is waited for
+            await asyncio.sleep(0.01)
+        os.kill(child, number)
+        yield data[100_000:]
+
+    reading = await read_layer(chunks(), limits=DEFAULT_LIMITS)
+    assert reading.size == len(data)
+
+
+def ignores(process: int, number: signal.Signals) -> bool:
+    """Whether a process has come so far that it ignores a signal."""
+    status = Path(f"/proc/{process}/status").read_text()
+    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(mask >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV")])
 async def test_a_process_that_dies_says_by_which_signal(number: signal.Signals, name: str) -> None:
     async def killing() -> AsyncIterator[bytes]:

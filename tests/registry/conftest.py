@@ -79,6 +79,7 @@ def connect(pauses: Pauses) -> Connect:
         expired: Callable[[Answer], bool] = lambda _answer: False,
         insecure: bool = True,
         leave: float = 0.0,
+        namespaces: tuple[str, ...] = (),
         ca_file: str = "",
         proxy: str = "",
         **settings: Any,
@@ -95,7 +96,9 @@ def connect(pauses: Pauses) -> Connect:
             terms=Terms(insecure=insecure, trusted_realms=configured.trusted_realms, expired=expired),
             limits=limits,
         )
-        client = RegistryClient(session, quirks, native(session) if native else None, leave=leave)
+        client = RegistryClient(
+            session, quirks, native(session) if native else None, leave=leave, namespaces=namespaces
+        )
         try:
             yield client
         finally:

@@ -337,7 +337,9 @@ async def test_forbidden_to_list_but_able_to_pull(images: Images) -> None:
         report = await check(fake.url, names=("team/app",), **KNOWN)
         assert (report.can_list, report.can_pull, report.usable) == (False, True, True)
         assert "forbidden to list, but able to pull" in report.detail
-        assert (report.problem, outcomes(report)["catalog"]) == ("cannot_list", "failed")
+        # names are configured, so it is as it should be
+        assert (report.problem, report.advice, outcomes(report)["catalog"]) == ("", "", "skipped")
+        assert codes(report) == ["plain_http"]
         assert report.source is not None
         assert (report.source.name, report.source.repositories) == ("configured names", 1)
         report = await check(fake.url, **KNOWN)
@@ -358,7 +360,7 @@ async def test_a_missing_right_passes_the_advice_on(images: Images) -> None:
 async def test_one_repository_out_of_bounds_is_said_and_another_one_is_tried(images: Images) -> None:
     behaviour = Behaviour(auth="bearer", forbidden=("team/app",))
     async with FakeRegistry(images.store.root, behaviour) as fake:
-        report = await check(fake.url, names=("team/app", "team/other"), **KNOWN)
+        report = await check_connection(registry(fake.url, **KNOWN), wanted=lambda name: name.startswith("team/"))
         assert (report.can_pull, report.usable) == (True, True)
         assert codes(report) == ["plain_http", "forbidden"]
         assert "not everything can be read" in report.notices[1].message
@@ -703,7 +705,7 @@ async def test_a_small_difference_is_none(images: Images) -> None:
     async with answering(handle) as url:
         report = await check(url)
         assert report.clock_skew == pytest.approx(200, abs=3)
-        assert report.notices == ()
+        assert codes(report) == ["nothing_selected"]
 
 
 # -- what is known beforehand ------------------------------------------------------------------------------------------
@@ -741,7 +743,7 @@ async def test_a_wrong_guess_is_easy_to_see(images: Images) -> None:
     async with answering(handle) as url:
         report = await check(url)
         assert report.looks_like is not None
-        assert (report.looks_like.provider, codes(report)) == ("artifactory", ["provider"])
+        assert (report.looks_like.provider, codes(report)) == ("artifactory", ["provider", "nothing_selected"])
         assert report.notices[0].message.startswith("this looks like JFrog Artifactory (")
         assert report.notices[0].advice == "set provider: artifactory"
         document = describe_report(report)
@@ -826,3 +828,80 @@ async def test_nothing_secret_is_in_a_report(images: Images) -> None:
             async with FakeRegistry(images.store.root, behaviour) as fake:
                 report = await check(fake.url, username="user", password=f"X{secret}X", names=("team/app",))
                 assert f"X{secret}X" not in repr(report) + json.dumps(describe_report(report))
+
+
+# -- nothing to log in with, nothing to look at --------------------------------------------------------------------------------
+
+
+async def test_a_docker_config_without_an_entry_is_said_and_comes_first_in_the_advice(
+    images: Images, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"auths": {"other:5901": {"username": "u", "password": "p"}}}))
+    for behaviour in (Behaviour(auth="basic"), Behaviour(auth="bearer")):
+        async with FakeRegistry(images.store.root, behaviour) as fake:
+            report = await check(fake.url, docker_config={"path": str(path)})
+            expected = f"{path} has no entry for {fake.host} (it has: other:5901)"
+            assert report.advice.startswith(f"{expected}; ")
+            assert report.detail.startswith("reachable but unauthenticated")
+    async with FakeRegistry(images.store.root) as fake:
+        report = await check(fake.url, docker_config={"path": str(path)})
+        assert (report.usable, codes(report)) == (True, ["no_credential"])
+        assert report.notices[0].message.endswith("(it has: other:5901)")
+
+
+async def test_patterns_that_leave_nothing_are_said(images: Images) -> None:
+    async with FakeRegistry(images.store.root) as fake:
+        for names in ((), ("team/app",)):
+            settings = registry(fake.url, names=names)
+            report = await check_connection(settings, wanted=lambda name: name.startswith("taem/"))
+            assert codes(report) == ["nothing_selected"]
+            assert "include" in report.notices[0].advice
+            assert fake.count("tags", "manifest") == 0
+
+
+async def test_every_configured_name_is_looked_for(images: Images) -> None:
+    async with FakeRegistry(images.store.root) as fake:
+        report = await check(fake.url, names=("team/app", "team/ghost", "team/gone"))
+        assert (report.can_pull, report.usable, report.problem, failed(report)) == (True, False, "not_found", "tags")
+        assert "team/ghost" in report.steps[6].detail
+        assert "(and 1 more)" in report.steps[6].detail
+        report = await check(fake.url, names=("team/app", "team/other"))
+        assert (report.usable, report.notices) == (True, ())
+        report = await check(fake.url, names=("team/app",) * 30)
+        assert codes(report) == ["not_all_tried"]
+        assert fake.count("tags") <= 60
+
+
+async def test_a_failed_login_names_the_user(images: Images) -> None:
+    async with FakeRegistry(images.store.root, Behaviour(auth="basic")) as fake:
+        report = await check(fake.url, username="sensor", password="wr0ng")
+        assert report.detail.endswith("(logging in as sensor)")
+        report = await check(fake.url, token="abc")
+        assert report.advice.startswith("the registry asks for user name and password, not for a bearer token")
+
+
+async def test_what_the_registry_looks_like_is_the_first_thing_to_do() -> None:
+    async def handle(_request: web.Request) -> web.Response:
+        realm = 'Bearer realm="https://gitlab.example/jwt/auth",service="container_registry"'
+        return web.json_response({}, status=401, headers={"WWW-Authenticate": realm})
+
+    async with answering(handle) as url:
+        report = await check(url, **KNOWN)
+        assert not report.usable
+        assert report.advice.startswith("set provider: gitlab; this looks like GitLab (")
+        assert not (await check(url, provider="gitlab", **KNOWN)).advice.startswith("set provider")
+
+
+async def test_an_unreadable_secret_ends_the_login_and_nothing_before_it(images: Images, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    async with FakeRegistry(images.store.root, Behaviour(auth="basic")) as fake:
+        report = await check(fake.url, username="sensor", password=FromFile(str(tmp_path / "empty")))
+        assert report.detail == f"file {tmp_path / 'empty'} is empty"
+        assert [step.detail for step in report.steps[5:]] == ["not logged in"] * 4
+
+
+async def test_images_that_are_not_there_were_not_connected_to(tmp_path: Path) -> None:
+    report = await check_connection(Registry.model_validate({"name": "x", "url": f"oci:{tmp_path}/none"}))
+    assert {step.outcome for step in report.steps[:3]} == {"skipped"}
+    assert failed(report) == "ping"

@@ -191,7 +191,7 @@ def test_only_the_credential_itself_proves_a_login(
         (NOW - 1, "expired", "has expired on 2027-01-15T07:59:59Z"),
         (NOW + 86400 * 1.5, "expires_soon", "in 1 day"),
         (NOW + 14 * 86400, "expires_soon", "in 14 days"),
-        (NOW + 3600, "expires_soon", "in 0 days"),
+        (NOW + 3600, "expires_soon", "in less than a day"),
     ],
 )
 def test_the_end_of_a_credential_is_told_14_days_ahead(expires: float, code: str, words: str) -> None:
@@ -239,7 +239,7 @@ def test_the_keys_of_the_document_stay() -> None:
     assert list(document) == [
         *("registry", "url", "provider", "providerTitle", "providerReason", "detectedBy", "looksLike"),
         *("reachable", "authenticated", "access", "canList", "canPull", "latencyMs", "usable"),
-        *("method", "identity", "credentialExpires", "mayWrite", "standing", "listing", "quota"),
+        *("method", "identity", "credentialExpires", "mayWrite", "standing", "apiCredential", "listing", "quota"),
         *("clockSkewSeconds", "requests", "detail", "problem", "advice", "warnings", "steps"),
     ]
     for name in ("looksLike", "listing", "quota", "credentialExpires", "mayWrite", "canList", "latencyMs"):

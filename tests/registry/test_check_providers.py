@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from sensor.config.schema import Http
-from sensor.registry.check import Report, check_connection
+from sensor.registry.check import Report, check_connection, describe_report
 from sensor.transport import Retry
+from tests.fakes.registries.acr import AcrFake
+from tests.fakes.registries.artifactory import ArtifactoryFake
+from tests.fakes.registries.ghcr import GhcrFake
 from tests.fakes.registries.provider import Login, Mistake, ProviderFake
+from tests.fakes.registries.quay import OAUTH_TOKEN, ROBOT, ROBOT_TOKEN, QuayFake
 from tests.registry.kinds.test_conformance import pairs
 
 ONCE = Retry(attempts=1)
@@ -40,7 +44,8 @@ async def test_a_login_is_reported_as_what_it_is(
             assert (report.authenticated, report.access) == (False, "anonymous")
         else:
             assert report.authenticated is True or (not login.pulls and report.authenticated is None)
-            assert re.search(login.identity, report.identity)
+            told = report.identity if report.other is None else report.other.identity
+            assert re.search(login.identity, told)
         assert re.search(login.method, report.method)
         assert report.can_pull is login.pulls, report
         assert report.usable is login.pulls
@@ -63,3 +68,50 @@ async def test_a_mistake_is_never_a_proven_login_without_a_word(
         assert report.authenticated is not True or not report.usable, report
         assert report.problem
         assert report.advice
+
+
+async def test_a_scope_map_token_is_healthy_where_names_are_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AcrFake(tmp_path) as fake:
+        (login,) = [one for one in fake.logins if "scope" in one.name]
+        report = await check(fake, login, fake.names[:1], monkeypatch)
+        assert (report.usable, report.problem, report.advice) == (True, "", "")
+        assert {step.outcome for step in report.steps} == {"ok", "skipped"}
+        assert {notice.code for notice in report.notices} <= {"plain_http"}
+
+
+async def test_a_refused_api_token_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with QuayFake(tmp_path) as fake:
+        robot = {"username": ROBOT, "password": ROBOT_TOKEN, "api": {"token": "wrong"}}
+        report = await check(fake, Login(name="one", settings=robot), (), monkeypatch)
+        assert report.usable
+        (warning,) = [notice.message for notice in report.notices if notice.code == "listing"]
+        assert warning.startswith("api.token was refused: ")
+
+
+async def test_two_credentials_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with QuayFake(tmp_path) as fake:
+        robot = {"username": ROBOT, "password": ROBOT_TOKEN, "api": {"token": OAUTH_TOKEN}}
+        report = await check(fake, Login(name="one", settings=robot), (), monkeypatch)
+        assert (report.identity, report.credential_expires) == (ROBOT, None)
+        told = describe_report(report)["apiCredential"]
+        assert isinstance(told, dict)
+        assert (told["setting"], told["identity"]) == ("api.token", "alice")
+
+
+async def test_an_app_that_pulls_only_what_is_public_is_not_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with GhcrFake(tmp_path) as fake:
+        (login,) = [one for one in fake.logins if "App" in one.name]
+        report = await check(fake, login, (), monkeypatch)
+        assert (report.can_pull, report.usable, report.problem) == (True, False, "forbidden")
+        assert "read:packages" in report.advice
+
+
+async def test_an_api_that_refuses_its_own_password_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ArtifactoryFake(tmp_path) as fake:
+        known = {**fake.logins[0].settings, "api": {"username": "x", "password": "wrong"}}
+        report = await check(fake, Login(name="one", settings=known), (), monkeypatch)
+        assert report.advice.startswith("api.password was refused: mend that first; ")

@@ -238,6 +238,17 @@ async def test_the_protocols_listings_stand_in_for_an_api_that_is_closed(images:
             await client.repositories()
 
 
+async def test_the_catalogue_is_bounded_to_the_wanted_namespaces(images: Images, connect: Connect) -> None:
+    async with FakeRegistry(images.store.root) as fake:
+        async with connect(fake.url, namespaces=("team",)) as client:
+            assert set((await client.repositories()).names) == {"team/app", "team/other"}
+        async with connect(fake.url, namespaces=("tea", "multi")) as client:
+            assert (await client.repositories()).names == ("multi",)
+        closed = OwnApi(images.app.digest, closed=True)
+        async with connect(fake.url, native=lambda _session: closed, namespaces=("charts",)) as client:
+            assert (await client.repositories()).names == ("charts/app",)
+
+
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 

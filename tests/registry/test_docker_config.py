@@ -170,3 +170,34 @@ async def test_a_helper_that_knows_nothing_means_anonymous(tmp_path: Path, monke
     assert azure.password == Secret("refresh")
     with pytest.raises(SecretError, match="identity token"):
         await found(settings, "o.example")
+
+
+# -- nothing found -------------------------------------------------------------------------------------------------------------
+
+
+async def test_that_the_file_has_no_entry_is_said_with_what_it_has(tmp_path: Path) -> None:
+    settings = write(tmp_path / "other.json", auths={"other:5901": auth("u:p"), "left.example": {}})
+    source = DockerConfigCredential(settings, "127.0.0.1:5901", "team")
+    assert await source.credential(renew=False) is None
+    assert source.missing == f"{settings.path} has no entry for 127.0.0.1:5901/team (it has: other:5901)"
+    write(tmp_path / "other.json", auths={"127.0.0.1:5901": auth("u:p")})
+    assert await source.credential(renew=True) is not None
+    assert source.missing == ""
+    many = {f"r{number}.example": "x" for number in range(7)}
+    source = DockerConfigCredential(write(tmp_path / "m.json", credHelpers=many), "r.example")
+    assert await source.credential(renew=False) is None
+    assert source.missing.endswith("(it has: r0.example, r1.example, r2.example, r3.example, r4.example and 2 more)")
+    source = DockerConfigCredential(write(tmp_path / "e.json"), "r.example")
+    assert await source.credential(renew=False) is None
+    assert source.missing.endswith("(it has none at all)")
+
+
+async def test_that_a_helper_knows_nothing_of_the_registry_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "bin" / "docker-credential-blank", "echo credentials not found in native keychain; exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    settings = write(tmp_path / "c.json", credHelpers={"r.example": "blank"})
+    source = DockerConfigCredential(settings.model_copy(update={"helpers": ("blank",)}), "r.example")
+    assert await source.credential(renew=False) is None
+    assert source.missing == f"docker-credential-blank, which {settings.path} names, has no credential for r.example"

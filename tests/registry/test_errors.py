@@ -15,6 +15,7 @@ from sensor.registry.errors import (
     RegistryUnavailable,
     UnexpectedAnswer,
     answer_error,
+    as_refused_login,
     error_codes,
     error_detail,
     inert,
@@ -76,6 +77,11 @@ def test_urls_are_shown_without_anything_secret() -> None:
     assert shown_url(URL) == "https://registry.example/v2/a/manifests/v1"
     assert shown_url("https://[::1/x") == "an unreadable URL"
     assert "\x1b" not in shown_url("https://r/\x1b[31mred")
+
+
+def test_the_wording_for_a_refused_login_stands_once() -> None:
+    assert as_refused_login("status 401") == "authentication failed: status 401"
+    assert as_refused_login("authentication failed: status 401") == "authentication failed: status 401"
 
 
 def test_details_are_cut_and_inert() -> None:

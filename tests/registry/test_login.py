@@ -184,6 +184,18 @@ def test_a_challenge_corrects_the_scope_and_is_remembered() -> None:
     assert dance.run(OK) == [Send(authorization="Bearer t2")]
 
 
+def test_a_challenge_that_names_one_of_several_actions_renews_the_token_for_all() -> None:
+    both, one = "repository:team/app:pull,metadata_read", BEARER + ',scope="repository:team/app:metadata_read"'
+    dance = Dance(ALICE)
+    dance.login.learn(unauthorized(BEARER))
+    dance.run(token("t1"), OK, scope=both)
+    _, ask, again = dance.run(unauthorized(one), token("t2"), OK, scope=both)
+    assert isinstance(ask, Ask)
+    assert parse_qs(urlsplit(ask.url).query)["scope"] == [both]
+    assert again == Send(authorization="Bearer t2")
+    assert dance.run(OK, scope=both) == [Send(authorization="Bearer t2")]
+
+
 def test_a_fresh_token_that_does_not_reach_is_a_missing_right() -> None:
     dance = Dance(ALICE)
     dance.login.learn(unauthorized(BEARER))
@@ -414,3 +426,14 @@ def test_a_driver_that_sends_nonsense_is_told() -> None:
     flow.send(None)
     with pytest.raises(TypeError):
         flow.send(ALICE)
+
+
+def test_a_bearer_token_where_basic_is_wanted_is_told_so() -> None:
+    dance = Dance(StaticToken(token=Secret("t")))
+    with pytest.raises(RegistryUnauthorized) as refused:
+        dance.run(unauthorized('Basic realm="x"'), scope="")
+    assert refused.value.advice.startswith("the registry asks for user name and password, not for a bearer token")
+    dance = Dance(StaticToken(token=Secret("t")))
+    with pytest.raises(RegistryUnauthorized) as refused:
+        dance.run(unauthorized(BEARER), scope="")
+    assert refused.value.advice == "check the token, and whether it has expired"

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.config.schema import Registry
+from sensor.errors import SensorError
 from sensor.limits import Limits
 from sensor.model.reference import is_repository
-from sensor.registry.native import Names, joined, wanted_namespaces
+from sensor.registry.errors import (
+    CannotEnumerate,
+    NotARegistry,
+    RegistryForbidden,
+    RegistryNotFound,
+    RegistryUnauthorized,
+)
+from sensor.registry.native import Names, api_fault, joined, parse_entry, wanted_namespaces
 from sensor.registry.port import Listing
 
 DIGEST = "sha256:" + "a" * 64
+
+
+class Entry(msgspec.Struct):
+    id: int
 
 
 def names(**limits: int) -> Names:
@@ -94,6 +109,12 @@ def test_the_first_reason_is_kept() -> None:
     assert found.listing.reason == "one"
 
 
+@pytest.mark.parametrize("raw", [b"{", b"[]", b'{"id": "x"}', b"\xff", b"[" * 5000])
+def test_an_odd_entry_is_none(raw: bytes) -> None:
+    assert parse_entry(msgspec.Raw(b'{"id": 7}'), Entry) == Entry(id=7)
+    assert parse_entry(msgspec.Raw(raw), Entry) is None
+
+
 def test_listings_are_joined() -> None:
     whole = Listing(names=("a", "b"), dropped=1)
     part = Listing(names=("b", "c"), complete=False, reason="denied", dropped=2)
@@ -132,3 +153,35 @@ def test_no_bound_holds_a_wildcard(patterns: list[str]) -> None:
         assert bound
         assert not set("*?[]") & set(bound)
         assert not bound.startswith("/")
+
+
+def refused_by(cause: SensorError) -> CannotEnumerate:
+    try:
+        try:
+            raise cause
+        except SensorError as error:
+            raise CannotEnumerate("the API cannot be used") from error
+    except CannotEnumerate as outer:
+        return outer
+
+
+@pytest.mark.parametrize(
+    ("api", "cause", "says"),
+    [
+        (
+            {"token": "t"},
+            RegistryUnauthorized("authentication failed: status 401"),
+            "api.token was refused: status 401",
+        ),
+        ({"username": "u", "password": "p"}, RegistryUnauthorized("no"), "api.password was refused: no"),
+        ({"token": "t"}, RegistryForbidden("status 403"), "api.token has not the right: status 403"),
+        ({"url": "https://g.example"}, NotARegistry("a page"), "api.url answers with a web page: a page"),
+        ({"url": "https://g.example"}, RegistryNotFound("404"), "api.url does not answer as the API does: 404"),
+        ({}, RegistryUnauthorized("no"), ""),
+        ({"url": "https://g.example"}, RegistryUnauthorized("no"), ""),
+        ({"token": "t"}, NotARegistry("a page"), ""),
+    ],
+)
+def test_a_fault_of_the_apis_settings_is_named(api: dict[str, Any], cause: SensorError, says: str) -> None:
+    settings = Registry.model_validate({"name": "r", "url": "r.example", "api": api})
+    assert api_fault(settings, refused_by(cause)) == says

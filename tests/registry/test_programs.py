@@ -113,13 +113,19 @@ async def test_a_plugin_is_asked_once_for_as_long_as_it_says(tmp_path: Path) -> 
     }
 
 
-async def test_without_a_duration_a_plugin_is_asked_each_time(tmp_path: Path) -> None:
-    source = PluginCredential(
-        plugin(tmp_path, response({"r.example": {"username": "u", "password": "p"}}, "")), "r.example"
-    )
-    await source.credential(renew=False)
-    await source.credential(renew=False)
-    assert len((tmp_path / "asked").read_text().splitlines()) == 2
+@pytest.mark.parametrize("duration", ["", "0s"])
+async def test_without_a_duration_a_plugin_is_not_asked_for_each_request(tmp_path: Path, duration: str) -> None:
+    now = [1000.0]
+    auth = {"r.example": {"username": "u", "password": "p"}}
+    source = PluginCredential(plugin(tmp_path, response(auth, duration)), "r.example", clock=lambda: now[0])
+
+    async def asked() -> int:
+        assert await source.credential(renew=False) is not None
+        return len((tmp_path / "asked").read_text().splitlines())
+
+    assert [await asked(), await asked()] == [1, 1]
+    now[0] += 60
+    assert await asked() == 2
 
 
 async def test_a_plugin_that_knows_nothing_of_the_registry_means_anonymous(tmp_path: Path) -> None:
@@ -175,3 +181,14 @@ def test_any_key_and_image_are_taken(key: str, image: str) -> None:
 )  # fmt: skip
 def test_go_durations(text: str, seconds: float) -> None:
     assert go_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("auth", "rest"),
+    [(None, ""), ({}, ""), ({"other.example": {"username": "u", "password": "p"}}, " (only for other.example)")],
+)
+async def test_a_plugin_that_gives_nothing_is_named(tmp_path: Path, auth: dict[str, Any] | None, rest: str) -> None:
+    asked = plugin(tmp_path, "{}" if auth is None else response(auth))
+    source = PluginCredential(asked, "r.example/team")
+    assert await source.credential(renew=False) is None
+    assert source.missing == f"the credential plug-in {asked.command} gives no credential for r.example/team{rest}"

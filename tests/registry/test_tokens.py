@@ -14,6 +14,7 @@ from sensor.registry.tokens import (
     Token,
     TokenCache,
     TokenKey,
+    covers_scope,
     granted,
     is_forbidden_target,
     is_loopback_host,
@@ -157,6 +158,23 @@ def test_other_tokens_say_nothing(token: str) -> None:
 @settings(deadline=None, max_examples=100)
 def test_no_token_makes_it_raise(text: str) -> None:
     assert granted(Secret(text)) is None or text.count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted", "covered"),
+    [
+        ("repository:a/b:pull,metadata_read", "repository:a/b:metadata_read", True),
+        ("repository:a/b:pull", "repository:a/b:pull", True),
+        ("repository:host:5000/b:pull,push", "repository:host:5000/b:push", True),
+        ("repository:a/b:pull", "repository:a/b:pull,push", False),
+        ("repository:a/b:pull", "repository:a/c:pull", False),
+        ("repository:a/b:pull", "registry:catalog:*", False),
+        ("repository:a/b:pull", "", False),
+        ("", "", True),
+    ],
+)
+def test_what_a_scope_covers(asked: str, wanted: str, covered: bool) -> None:
+    assert covers_scope(asked, wanted) is covered
 
 
 # -- the cache ---------------------------------------------------------------------------------------------------------

@@ -105,6 +105,24 @@ async def test_a_registry_that_asked_for_a_pause_gets_it(intake: Intake, clock: 
     assert intake.is_back("main")
 
 
+async def test_a_pause_by_hand_is_told_before_one_that_the_registry_asked_for(intake: Intake, tmp_path: Path) -> None:
+    intake.wait("main", 600, "429")
+    set_paused(tmp_path, "main", paused=True)
+    hold = await intake.admit(settings())
+    assert hold is not None
+    assert "paused by hand" in hold.reason
+
+
+def test_pauses_are_followed(intake: Intake, tmp_path: Path) -> None:
+    names = ("main", "other")
+    assert intake.follow_pauses(names) == (frozenset(), frozenset())
+    set_paused(tmp_path, "main", paused=True)
+    assert intake.follow_pauses(names) == ({"main"}, frozenset())
+    assert intake.follow_pauses(names) == (frozenset(), frozenset())
+    set_paused(tmp_path, "main", paused=False)
+    assert intake.follow_pauses(names) == (frozenset(), {"main"})
+
+
 def test_a_state_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "paused").write_text("a file in the way")
     with pytest.raises(StateError, match="paused"):

@@ -23,7 +23,8 @@ from sensor.model.digest import Digest, sha256_digest
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest
 from sensor.storage import PRAGMAS, Storage, open_storage
 from sensor.work.lanes import ALL_LANES
-from sensor.work.queue import WORK, Item, LaneCounts, TableQueue, WorkQueue, key_of
+from sensor.work.port import Item, LaneCounts, WorkQueue
+from sensor.work.queue import WORK, TableQueue, key_of
 
 ROOT = Path(__file__).parent.parent.parent
 START = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -492,6 +493,17 @@ async def test_postponing_does_not_bring_forward_what_waits_longer(queue: TableQ
     assert await queue.take("w", ALL_LANES) is None
 
 
+async def test_what_became_urgent_while_it_was_held_is_not_put_off(queue: TableQueue, clock: Clock) -> None:
+    await queue.put(scan("v1"), Lane.NEW)
+    item = await take(queue)
+    await queue.put(scan("v1"), Lane.NOW)
+    await queue.postpone(item, START + timedelta(hours=1), "its windows are closed")
+    again = await take(queue)
+    assert (tag_of(again), again.lane, again.attempts) == ("v1", Lane.NOW, 1)
+    await queue.postpone(again, START + timedelta(hours=1), "slow down")
+    assert await queue.take("w", ALL_LANES) is None
+
+
 async def test_many_digests_are_put_as_one_by_one(queue: TableQueue, storage: Storage) -> None:
     await queue.put(scan("v3"), Lane.NOW)
     await queue.put(scan("v5"), Lane.AGAIN, not_before=START + timedelta(days=1))
@@ -506,3 +518,15 @@ async def test_many_digests_are_put_as_one_by_one(queue: TableQueue, storage: St
         await queue.put_all([], Lane.NEW, connection=connection)
         await queue.put_all([scan("v3")], Lane.NEW, connection=connection)
     assert (await queue.counts())[Lane.NEW].taken == 2
+
+
+async def test_what_was_only_put_off_may_start_again_and_what_failed_waits(queue: TableQueue, clock: Clock) -> None:
+    other = ScanRequest(registry="main-2", repository="a", tag="x", digest=sha256_digest(b"x"))
+    for work in (other, scan("v1"), scan("v2"), scan("failed")):
+        await queue.put(work, Lane.NEW)
+    failed = await take(queue)
+    await queue.retry(failed, START + timedelta(hours=2), "no route")
+    assert await queue.postpone(await take(queue), START + timedelta(hours=1), "paused") == 1
+    assert await queue.ripen("main") == 2
+    assert {tag_of(await take(queue)) for _ in range(3)} == {"v1", "v2", "x"}
+    assert await queue.take("w", ALL_LANES) is None

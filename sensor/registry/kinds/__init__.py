@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sensor.config.problems import Problem, show_path
 from sensor.config.schema import Http
 from sensor.config.schema import Registry as Settings
 from sensor.errors import ConfigError
@@ -16,6 +17,7 @@ from sensor.registry.kinds.artifactory import ARTIFACTORY
 from sensor.registry.kinds.distribution import DISTRIBUTION
 from sensor.registry.kinds.dockerhub import DOCKERHUB
 from sensor.registry.kinds.ecr import ECR
+from sensor.registry.kinds.fitting import misfits
 from sensor.registry.kinds.gar import GAR
 from sensor.registry.kinds.ghcr import GHCR
 from sensor.registry.kinds.gitlab import GITLAB
@@ -68,6 +70,11 @@ def find_kind(settings: Settings) -> RegistryKind:
     raise ConfigError(message, f"known are auto, {', '.join(kind.name for kind in KINDS)}")
 
 
+def unused(settings: Settings) -> tuple[Problem, ...]:
+    """What the provider of a configured registry would pass over without a word; for `load_config` to ask."""
+    return tuple(misfits(find_kind(settings), settings, KINDS))
+
+
 def open_registry(
     settings: Settings,
     http: Http | None = None,
@@ -83,9 +90,13 @@ def open_registry(
     `budgets` are shared by all registries of a process, because several may be on one host.
 
     Raises:
-        ConfigError: the URL is unusable, or plain HTTP that was not allowed.
+        ConfigError: the URL is unusable, plain HTTP that was not allowed, or a setting that the provider has no use for.
     """
     kind = find_kind(settings)
+    for problem in misfits(kind, settings, KINDS):
+        text, _, advice = problem.text.partition("; ")
+        message = f"registry {settings.name}: {show_path(problem.path)}: {text}"
+        raise ConfigError(message, advice)
     opening = Opening(
         settings=settings,
         http=http or Http(),

@@ -65,6 +65,7 @@ ACR = RegistryKind(
     recognise=_recognise,
     credentials=_credentials,
     method=method_of,
+    uses=frozenset({"azure"}),
     address=namespaced_address,
     explain=explain,
     quirks=Quirks(catalog=False, catalog_scope=CATALOG, pull_actions=PULL_ACTIONS),

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from sensor.errors import DataError, RegistryError, SensorError
+from sensor.errors import DataError, SensorError
 from sensor.identity.azure import TITLES
 from sensor.model.reference import is_repository
 from sensor.registry.errors import (
@@ -99,11 +99,13 @@ class AcrApi:
 
         try:
             await self._pages(f"/acr/v1/_catalog?n={_PAGE}", CATALOG, "repositories", names, take)
-        except RegistryForbidden as error:
-            raise _cannot_list(error) from error
-        except RegistryUnauthorized as error:
-            await self._check_login(error)
-            raise _cannot_list(error) from error
+        except (RegistryForbidden, RegistryUnauthorized) as error:
+            if isinstance(error, RegistryUnauthorized):
+                await self._check_login(error)
+            if error.advice == NETWORK_ADVICE:
+                raise
+            message = f"repositories cannot be listed: {error.message}"
+            raise CannotEnumerate(message, LISTING_ADVICE) from error
         return names.listing
 
     async def tags(self, repository: str) -> Listing:
@@ -243,9 +245,3 @@ def _entries(reply: Reply, key: str) -> list[Any]:
         message = f"GET {url}: the answer is not a list of {key}"
         raise UnexpectedAnswer(message, "check that the URL is that of an Azure registry")
     return entries
-
-
-def _cannot_list(error: RegistryError) -> RegistryError:
-    if error.advice == NETWORK_ADVICE:
-        return error
-    return CannotEnumerate(f"repositories cannot be listed: {error.message}", LISTING_ADVICE)

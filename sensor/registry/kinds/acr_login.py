@@ -7,7 +7,6 @@ hours; that is the password of a user with no name at `/oauth2/token`. What toke
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -31,6 +30,8 @@ from sensor.registry.errors import (
 )
 from sensor.registry.kinds.kind import Opening, configured, namespaced_address
 from sensor.registry.login import Basic, Credential, StaticToken
+from sensor.registry.terms import missing_credential
+from sensor.registry.tokens import jwt_payload
 from sensor.route import retry_after
 from sensor.secret import Secret
 from sensor.tls import NotTls
@@ -113,12 +114,8 @@ class Claims(msgspec.Struct):
 
 def read_claims(token: str) -> Claims | None:
     """The payload of a JWT; None for anything else."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return None
     try:
-        payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        return msgspec.json.decode(payload, type=Claims)
+        return msgspec.json.decode(jwt_payload(token), type=Claims)
     except (ValueError, msgspec.DecodeError, RecursionError):
         return None
 
@@ -344,6 +341,11 @@ class GivenCredential:
         self.token: Claims | None = None
         """What a pasted token says of itself; None when none was pasted."""
         self._last: Secret | None = None
+
+    @property
+    def missing(self) -> str:
+        """Why there is none."""
+        return missing_credential(self._inner)
 
     async def credential(self, *, renew: bool) -> Credential | None:
         """The credential to log in with.

@@ -64,10 +64,16 @@ _THROTTLED_ADVICE = (
     "the registry limits requests (about 5,000 reads a minute and identity, 10,000 with Premium; all anonymous clients are one identity, so is "
     "the admin user); they are repeated later"
 )
-_LOGIN_ADVICE = (
-    "check user name and password: the client ID and a valid secret of a service principal, an enabled admin user, or a token of the registry "
-    "whose password has not expired. The same answer is given to a good login without a right: "
-)
+_MISSING_RIGHT = {
+    False: "AcrPull (in ABAC mode Container Registry Repository Reader)",
+    True: "AcrPull (in ABAC mode Container Registry Repository Catalog Lister), or name the repositories in repositories.names",
+}
+"""Of an identity of Entra, by whether it wanted to list."""
+_MISSING_PERMISSION = {
+    False: "content/read and metadata/read on the repository",
+    True: "none that lists the catalogue exists: name the repositories in repositories.names",
+}
+"""Of a scope-map token."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DISALLOWED = "operation is disallowed"
 _NETWORK = ("client with ip", "is not allowed access", "public network access", "firewall")
@@ -158,9 +164,7 @@ def _unauthorized(refusal: Refusal, wanted: str) -> RegistryError:
         case StaticToken():
             pasted = refusal.credential.token
         case _:
-            return RegistryUnauthorized(
-                message, _LOGIN_ADVICE + wanted if refusal.scope else _LOGIN_ADVICE + PULL_ADVICE
-            )
+            return RegistryUnauthorized(message, _login_advice(refusal.credential.username, refusal.scope == CATALOG))
     claims = read_claims(pasted.reveal())
     if claims is not None and claims.ended:
         ended = f"{message}; the token has expired ({shown_time(claims.exp or 0)})"
@@ -175,3 +179,12 @@ def _unauthorized(refusal: Refusal, wanted: str) -> RegistryError:
     return RegistryUnauthorized(
         message, "log in anew: az acr login --expose-token prints a token that lives for three hours"
     )
+
+
+def _login_advice(user: str, listing: bool) -> str:  # noqa: FBT001 - a key of two tables
+    """What to check when a password and a right may be what is missing: of the sort of login that the user name shows."""
+    if _UUID.fullmatch(user):
+        check = "check client ID and the service principal's password: a valid secret that has not expired"
+        return f"{check}; a good login without a right is refused alike: {_MISSING_RIGHT[listing]}"
+    check = "check user name and password: an enabled admin user, or a token whose password has not expired"
+    return f"{check}; a good token without a permission is refused alike: {_MISSING_PERMISSION[listing]}"

@@ -253,6 +253,7 @@ ARTIFACTORY = RegistryKind(
     detect=detect,
     recognise=recognise,
     method=method,
+    uses=frozenset({"api"}),
     address=address,
     prefer_basic=True,
     explain=explain,

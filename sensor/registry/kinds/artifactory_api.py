@@ -38,7 +38,9 @@ from sensor.transport import Reply, Retry
 
 _REALM_KEY = re.compile(r"/api/(?:docker|oci)/(?P<key>[^/]+)/v2/token/?$")
 _OWN = frozenset({"local", "federated"})
-_UPSTREAM = frozenset({"remote", "virtual"})
+_UNTOLD = (
+    "let this credential search (AQL) or read /api/repositories, or set materialize: true to have any upstream listed"
+)
 
 
 class _Repository(msgspec.Struct):
@@ -116,8 +118,8 @@ class _Place:
 
     @property
     def upstream(self) -> bool:
-        """Whether the registry itself would ask elsewhere for what it has not got."""
-        return self.kind in _UPSTREAM
+        """Whether the registry itself would ask elsewhere for what it has not got; where nobody tells the type, it may."""
+        return self.kind not in _OWN
 
 
 class ArtifactoryApi:
@@ -195,20 +197,21 @@ class ArtifactoryApi:
         """
         await self._look()
         key, image = self._layout.split(repository)
-        if self._kind(key) in _UPSTREAM and self._materialize:
+        place = await self._place(key)
+        if place.upstream and self._materialize:
             message = f"{repository}: its upstream is to be asked as well"
             raise CannotEnumerate(message)
         if (listing := self._gathered.take(repository)) is not None:
             return listing
-        place = await self._place(key)
         gathered = self._empty()
         refused = await self._gather(gathered, place, image)
         if (listing := gathered.take(repository)) is not None:
             return listing
         if not place.upstream:
             raise refused or CannotEnumerate(f"AQL finds no tags of {repository}")
-        if self._aql.refused:
-            raise RegistryForbidden(self._aql.refused, GRANT)
+        if refused is not None and (self._aql.refused or not place.kind):
+            doubt = "" if place.kind else f", and {key} may be a remote repository"
+            raise RegistryForbidden(refused.message + doubt, GRANT if place.kind else _UNTOLD)
         message = f"nothing of {repository} is cached in the {place.kind} repository {key}"
         raise RegistryNotFound(message, "set materialize: true to look at what its upstream has as well")
 
@@ -297,7 +300,10 @@ class ArtifactoryApi:
         before = into.entries
         try:
             for key in place.searched:
-                await self._aql.gather(into, key, image, lambda name: self._layout.name(place.key, name))
+                # each for itself: what is better than the rest of its member is not better than the member before it
+                found = self._empty()
+                await self._aql.gather(found, key, image, lambda name: self._layout.name(place.key, name))
+                into.merge(found, lambda name: name)
         except CannotEnumerate as error:
             return error
         except RegistryUnauthorized:
@@ -364,7 +370,7 @@ class ArtifactoryApi:
         kind = "oci" if known and known.package_type.lower() == "oci" else "docker"
         path = f"{there.path}/api/{kind}/{quote(key, safe='')}"
         terms = Terms(
-            insecure=connection.settings.insecure,
+            insecure=connection.insecure,
             trusted_realms=connection.settings.trusted_realms,
             prefer_basic=True,
             explain=self._explain,
@@ -385,7 +391,7 @@ class ArtifactoryApi:
                 connection.transport,
                 shown_once(self._credentials, f"the API {shown_url(base)}"),
                 explain=self._in_words,
-                insecure=connection.settings.insecure,
+                insecure=connection.insecure,
             )
         return self._api
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,11 +22,9 @@ from sensor.registry.errors import (
     NotARegistry,
     RegistryForbidden,
     RegistryNotFound,
-    RegistryRateLimited,
-    RegistryUnavailable,
     UnexpectedAnswer,
 )
-from sensor.registry.kinds.gathered import Gathered, unix_time
+from sensor.registry.kinds.gathered import Gathered, patiently, unix_time
 from sensor.registry.native import Api, parse
 from sensor.transport import Retry, Transport
 
@@ -134,15 +133,8 @@ class Aql:
     async def _ask(self, query: bytes) -> _Found:
         """A search is a POST, but may be repeated."""
         api = await self._opened()
-        for attempt in range(self._retry.attempts):
-            try:
-                headers = {"Content-Type": "text/plain"}
-                return parse(await api.send("/api/search/aql", method="POST", body=query, headers=headers), _Found)
-            except (RegistryRateLimited, RegistryUnavailable) as error:
-                if attempt == self._retry.attempts - 1:
-                    raise
-                await self._transport.pause(attempt, error.retry_after, plan=self._retry)
-        raise AssertionError  # pragma: no cover - the loop returns or raises
+        search = partial(api.send, "/api/search/aql", method="POST", body=query, headers={"Content-Type": "text/plain"})
+        return parse(await patiently(self._transport, self._retry, api.base, search), _Found)
 
 
 def _take(into: Gathered, item: _Item, image: str, name: Callable[[str], str]) -> None:

@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from sensor.registry.kinds.kind import RegistryKind
 
-DISTRIBUTION = RegistryKind(name="distribution", title="OCI Distribution", detect=lambda _url: None)
+DISTRIBUTION = RegistryKind(name="distribution", title="OCI Distribution", detect=lambda _url: None, has_paths=False)

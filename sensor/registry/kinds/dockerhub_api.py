@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -21,7 +20,6 @@ from sensor.errors import RegistryError, SensorError
 from sensor.model.reference import is_repository
 from sensor.registry.credentials import ConfiguredCredential
 from sensor.registry.errors import (
-    AUTHENTICATION_FAILED,
     CannotEnumerate,
     NotARegistry,
     RegistryForbidden,
@@ -29,18 +27,18 @@ from sensor.registry.errors import (
     RegistryRateLimited,
     RegistryUnauthorized,
     UnexpectedAnswer,
+    as_refused_login,
 )
 from sensor.registry.kinds.gathered import unix_time
 from sensor.registry.kinds.kind import Connection
 from sensor.registry.login import Basic, Credential, StaticToken
-from sensor.registry.native import Api, Names, joined, wanted_namespaces
+from sensor.registry.native import Api, Names, joined, parse_entry, wanted_namespaces
 from sensor.registry.pages import is_listed_tag
 from sensor.registry.port import Listing, Standing
 from sensor.registry.terms import CredentialSource
 from sensor.secret import Secret, SecretSource, read_secret
 from sensor.transport import Reply
 
-_T = TypeVar("_T")
 SOURCE = "Docker Hub API"
 _PAGE = 100
 _TOKEN_SECONDS = 540.0
@@ -186,7 +184,10 @@ class HubApi:
                 reason = f"{namespace} cannot be listed: {error.message}"
                 listings.append(Listing(names=(), complete=False, reason=reason))
         if failure is not None and not any(listing.names or listing.complete for listing in listings):
-            raise _refused(failure, anonymous=credential is None) from failure
+            refused = _refused(failure, anonymous=credential is None)
+            if refused is failure:
+                raise failure
+            raise refused from failure
         return joined(listings, source=SOURCE)
 
     async def tags(self, repository: str) -> Listing:
@@ -207,7 +208,7 @@ class HubApi:
         path = f"/v2/namespaces/{quote(namespace, safe='')}/repositories/{quote(name, safe='')}/tags?{query}"
 
         def take(raw: msgspec.Raw) -> None:
-            tag = _read(raw, _Tag)
+            tag = parse_entry(raw, _Tag)
             if tag is None:
                 names.add(None)
             else:
@@ -253,7 +254,7 @@ class HubApi:
         names = Names(self._limits, is_repository, source=SOURCE)
 
         def take(raw: msgspec.Raw) -> None:
-            found = _read(raw, _Repository)
+            found = parse_entry(raw, _Repository)
             names.add(None if found is None else f"{namespace}/{found.name}")
 
         await _walk(api, f"/v2/namespaces/{quote(namespace, safe='')}/repositories?{urlencode(query)}", names, take)
@@ -316,13 +317,6 @@ async def _walk(api: Api, path: str, names: Names, take: Callable[[msgspec.Raw],
         names.partial(f"the list changed while it was read: {promised} entries were promised, {came} came")
 
 
-def _read(raw: msgspec.Raw, shape: type[_T]) -> _T | None:
-    try:
-        return msgspec.json.decode(raw, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
 def _api_credentials(connection: Connection) -> CredentialSource:
     """The API's own user name and password, else the registry's."""
     settings = connection.settings
@@ -349,7 +343,7 @@ def _explain(error: RegistryError, reply: Reply) -> RegistryError:
         )
     if reply.status == 401:
         advice = "check the Docker ID and the access token; Docker Hub's API takes both like the registry does"
-        return RegistryUnauthorized(_prefixed(error.message), advice)
+        return RegistryUnauthorized(as_refused_login(error.message), advice)
     if isinstance(error, RegistryForbidden):
         return RegistryForbidden(
             error.message, "give the access token the scope repo:read, or its organisation's token read permission"
@@ -359,7 +353,3 @@ def _explain(error: RegistryError, reply: Reply) -> RegistryError:
             error.message, "check repositories.namespaces; what this login may not see is not found either"
         )
     return error
-
-
-def _prefixed(message: str) -> str:
-    return message if AUTHENTICATION_FAILED in message else f"{AUTHENTICATION_FAILED}: {message}"

@@ -24,6 +24,7 @@ from sensor.registry.errors import (
     RegistryUnauthorized,
     RegistryUnavailable,
     UnexpectedAnswer,
+    as_refused_login,
     error_codes,
     error_detail,
 )
@@ -190,7 +191,7 @@ def explain(refusal: Refusal) -> RegistryError:  # noqa: PLR0911 - a table in pr
     lower = _NAMES.sub("", body).lower()
     message = error.message
     if _EXPIRED in answer.body.lower():
-        return RegistryUnauthorized(_failed(message), _expired_advice(refusal.credential))
+        return RegistryUnauthorized(as_refused_login(message), _expired_advice(refusal.credential))
     if "not authorized to perform" in lower:
         said = error_detail(answer.body) or body
         return denial_error(message if "not authorized" in message else f"{message}: {said}", body)
@@ -216,10 +217,6 @@ def explain(refusal: Refusal) -> RegistryError:  # noqa: PLR0911 - a table in pr
     if answer.status == 400 and isinstance(error, (RegistryUnauthorized, RegistryForbidden)):
         return UnexpectedAnswer(message, "public.ecr.aws says this to a token that it does not take; it is made anew")
     return error
-
-
-def _failed(message: str) -> str:
-    return message if AUTHENTICATION_FAILED in message else f"{AUTHENTICATION_FAILED}: {message}"
 
 
 def _expired_advice(credential: Credential | None) -> str:
@@ -273,6 +270,7 @@ ECR = RegistryKind(
     recognise=recognise,
     credentials=credentials,
     method=method,
+    uses=frozenset({"aws", "api.url"}),
     address=namespaced_address,
     realms=("public.ecr.aws",),
     expired=expired,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -18,7 +18,6 @@ from sensor.errors import ConfigError, RegistryError, SensorError
 from sensor.identity.aws import AwsIdentity
 from sensor.identity.aws_errors import AwsRefused, Denial
 from sensor.limits import Limits
-from sensor.model.digest import Digest, is_digest
 from sensor.model.reference import is_repository
 from sensor.registry.client import RegistryClient
 from sensor.registry.errors import (
@@ -32,6 +31,7 @@ from sensor.registry.errors import (
     UnexpectedAnswer,
 )
 from sensor.registry.login import Basic, Credential
+from sensor.registry.native import Names
 from sensor.registry.pages import is_listed_tag
 from sensor.registry.port import Listing, Standing
 from sensor.registry.session import Session
@@ -78,81 +78,42 @@ class _Ids(msgspec.Struct, rename="camel"):
     image_ids: list[_Id] | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class Entries:
-    """One listing as it grows, page by page."""
+async def walk(
+    names: Names,
+    call: Callable[[Mapping[str, object]], Awaitable[Mapping[str, Any]]],
+    shape: type[_Shape],
+    take: Callable[[_Shape], None],
+) -> None:
+    """All pages of an API call. A later page that fails, loops or is one too many makes the listing partial.
 
-    limits: Limits
-    accept: Callable[[str], bool]
-    names: dict[str, None] = field(default_factory=dict)
-    digests: dict[str, Digest] = field(default_factory=dict)
-    pushed: dict[str, float] = field(default_factory=dict)
-    withheld: dict[str, str] = field(default_factory=dict)
-    dropped: int = 0
-    reason: str = ""
-
-    def add(self, name: object, digest: object = None, pushed: datetime | None = None, withheld: str = "") -> None:
-        """Take in one entry, if it is one. A tag that moved while it was listed stands for what was told last."""
-        if not isinstance(name, str) or not self.accept(name):
-            self.dropped += 1
+    Raises:
+        SensorError: the first page fails.
+    """
+    more: Mapping[str, object] = {}
+    while True:
+        try:
+            answer = await call({"maxResults": PAGE, **more})
+            take(convert(answer, shape))
+        except SensorError as error:
+            if not more:
+                raise
+            names.partial(f"a later page failed: {error.message}")
             return
-        if name not in self.names and len(self.names) >= self.limits.listing_entries:
-            self.reason = f"more than {self.limits.listing_entries} names"
+        token = answer.get("nextToken")
+        # a filter is applied after paging, so that many pages in a row may bring nothing
+        if not token or not names.another_page(str(token), useful=True):
             return
-        self.names[name] = None
-        for told in (self.digests, self.pushed, self.withheld):
-            told.pop(name, None)
-        if isinstance(digest, str) and is_digest(digest):
-            self.digests[name] = Digest(digest)
-        if pushed is not None:
-            self.pushed[name] = pushed.timestamp()
-        if withheld:
-            self.withheld[name] = withheld
+        more = {"nextToken": token}
 
-    async def walk(
-        self,
-        call: Callable[[Mapping[str, object]], Awaitable[Mapping[str, Any]]],
-        shape: type[_Shape],
-        take: Callable[[_Shape], None],
-    ) -> None:
-        """All pages of an API call. A later page that fails, loops or is one too many makes the listing partial.
 
-        Raises:
-            SensorError: the first page fails.
-        """
-        seen: set[str] = set()
-        more: Mapping[str, object] = {}
-        for page in range(self.limits.pages):
-            try:
-                answer = await call({"maxResults": PAGE, **more})
-                take(convert(answer, shape))
-            except SensorError as error:
-                if page == 0:
-                    raise
-                self.reason = f"a later page failed: {error.message}"
-                return
-            token = answer.get("nextToken")
-            if self.reason or not token:
-                return
-            if not isinstance(token, str) or token in seen:
-                self.reason = "the pages go in a circle"
-                return
-            seen.add(token)
-            more = {"nextToken": token}
-        self.reason = f"more than {self.limits.pages} pages"
+def text(value: object) -> str | None:
+    """A value of an answer, if it is text: one odd entry must not cost a page."""
+    return value if isinstance(value, str) else None
 
-    def listing(self, source: str) -> Listing:
-        """What was gathered."""
-        return Listing(
-            names=tuple(self.names),
-            complete=not self.reason,
-            reason=self.reason,
-            digests=self.digests,
-            pushed=self.pushed,
-            withheld=self.withheld,
-            dropped=self.dropped,
-            source=source,
-        )
+
+def unix(moment: datetime | None) -> float | None:
+    """Unix time of a date."""
+    return None if moment is None else moment.timestamp()
 
 
 def convert(answer: Mapping[str, Any], shape: type[_Shape]) -> _Shape:
@@ -197,28 +158,32 @@ class PrivateApi:
             SensorError: no answer, or a broken one.
         """
         if self._identity is None:
-            return await self._plain.repositories()
-        gathered = Entries(limits=self._limits, accept=is_repository)
+            return await self._catalog()
+        names = Names(self._limits, is_repository, source="ecr:DescribeRepositories")
 
         def take(page: _Repositories) -> None:
             for one in page.repositories or ():
                 if self._wanted(one.repository_name):
-                    gathered.add(one.repository_name)
+                    names.add(text(one.repository_name))
 
         try:
-            await gathered.walk(self._call("describe_repositories"), _Repositories, take)
+            await walk(names, self._call("describe_repositories"), _Repositories, take)
         except AwsRefused as error:
             if error.category != "denied":
                 raise registry_error(error) from error
             return await self._catalog_instead(error)
-        return gathered.listing("ecr:DescribeRepositories")
+        return names.listing
 
     def _wanted(self, name: object) -> bool:
         return not self._namespaces or any(f"{name}/".startswith(f"{one}/") for one in self._namespaces)
 
+    async def _catalog(self) -> Listing:
+        listing = await self._plain.repositories()
+        return replace(listing, names=tuple(name for name in listing.names if self._wanted(name)))
+
     async def _catalog_instead(self, denied: AwsRefused) -> Listing:
         try:
-            return await self._plain.repositories()
+            return await self._catalog()
         except RegistryError as error:
             message = f"repositories cannot be listed: {denied.message}"
             raise CannotEnumerate(message, f"{denied.advice}; or {NAME_THEM}") from error
@@ -241,42 +206,43 @@ class PrivateApi:
         except AwsRefused as error:
             if error.category != "denied":
                 raise registry_error(error) from error
-        gathered = Entries(limits=self._limits, accept=is_listed_tag)
+        names = Names(self._limits, is_listed_tag, source="ecr:ListImages")
 
         def take(page: _Ids) -> None:
             for one in page.image_ids or ():
-                gathered.add(one.image_tag, one.image_digest)
+                names.add(text(one.image_tag), digest=text(one.image_digest))
 
         call = self._call("list_images", repositoryName=repository, filter={"tagStatus": "TAGGED"})
         try:
-            await gathered.walk(call, _Ids, take)
+            await walk(names, call, _Ids, take)
         except AwsRefused as error:
             if error.category == "denied":
                 raise CannotEnumerate(error.message, error.advice) from error
             raise registry_error(error) from error
-        return gathered.listing("ecr:ListImages")
+        return names.listing
 
     async def _describe(self, repository: str) -> Listing:
         """DescribeImages; archived images too, where this partition and this SDK know of them."""
         while True:
-            gathered = Entries(limits=self._limits, accept=is_listed_tag)
+            names = Names(self._limits, is_listed_tag, source="ecr:DescribeImages")
 
-            def take(page: _Images, gathered: Entries = gathered) -> None:
+            def take(page: _Images, names: Names = names) -> None:
                 for one in page.image_details or ():
+                    digest, pushed = text(one.image_digest), unix(one.image_pushed_at)
                     for tag in one.image_tags or ():
-                        gathered.add(tag, one.image_digest, one.image_pushed_at, _STATES.get(one.image_status, ""))
+                        names.add(text(tag), digest=digest, pushed=pushed, withheld=_STATES.get(one.image_status, ""))
 
             states = {"imageStatus": "ANY"} if self._tells_states else {}
             call = self._call("describe_images", repositoryName=repository, filter={"tagStatus": "TAGGED", **states})
             try:
-                await gathered.walk(call, _Images, take)
+                await walk(names, call, _Images, take)
             except (AwsRefused, ConfigError) as error:
                 refused = isinstance(error, AwsRefused) and error.category == "parameter"
                 if not states or not (refused or "imageStatus" in error.message):
                     raise
                 self._tells_states = False
             else:
-                return gathered.listing("ecr:DescribeImages")
+                return names.listing
 
     def _call(
         self, operation: str, **arguments: object

@@ -87,6 +87,10 @@ class EcrCredential:
                 self._made = replace(made, renew_at=self._clock() + _RETRY_SECONDS)
             return made.password
 
+    async def close(self) -> None:
+        """Close the identity."""
+        await self.identity.close()
+
     def _renewed_often(self, now: float) -> bool:
         """Count a refusal; whether there were too many of them lately."""
         if len(self._renewals) == _MOST_RENEWALS and now - self._renewals[0] < 60.0:

@@ -16,7 +16,8 @@ from sensor.identity.aws_errors import AwsRefused
 from sensor.limits import Limits
 from sensor.model.reference import is_repository
 from sensor.registry.errors import CannotEnumerate
-from sensor.registry.kinds.ecr_api import NAME_THEM, Entries, registry_error, standing
+from sensor.registry.kinds.ecr_api import NAME_THEM, registry_error, standing, text, unix, walk
+from sensor.registry.native import Names
 from sensor.registry.pages import is_listed_tag
 from sensor.registry.port import Listing, Standing
 
@@ -65,24 +66,24 @@ class PublicApi:
         """
         if self._identity is None:
             raise CannotEnumerate("public.ecr.aws lists nothing to anonymous clients", f"{NAME_THEM}, or set auth: aws")
-        gathered = Entries(limits=self._limits, accept=is_repository)
+        names = Names(self._limits, is_repository, source="ecr-public:DescribeRepositories")
         own: dict[str, str] = {}
 
         def take(page: _Repositories) -> None:
             for one in page.repositories or ():
                 name = one.repository_uri.partition("/")[2]
-                gathered.add(name)
+                names.add(name)
                 own[name] = one.repository_name
 
         try:
-            await gathered.walk(self._call("describe_repositories"), _Repositories, take)
+            await walk(names, self._call("describe_repositories"), _Repositories, take)
         except AwsRefused as error:
             if error.category == "denied":
                 message = f"repositories cannot be listed: {error.message}"
                 raise CannotEnumerate(message, f"{error.advice}; or {NAME_THEM}") from error
             raise registry_error(error) from error
         self._own = own
-        return gathered.listing("ecr-public:DescribeRepositories")
+        return names.listing
 
     async def tags(self, repository: str) -> Listing:
         """All tags of one of our own repositories, with digests and dates.
@@ -94,21 +95,21 @@ class PublicApi:
         name = self._own.get(repository)
         if name is None:
             raise CannotEnumerate("the API tells of one's own repositories only")
-        gathered = Entries(limits=self._limits, accept=is_listed_tag)
+        names = Names(self._limits, is_listed_tag, source="ecr-public:DescribeImageTags")
 
         def take(page: _Tags) -> None:
             for one in page.image_tag_details or ():
-                gathered.add(
-                    one.image_tag, one.image_detail.image_digest, one.image_detail.image_pushed_at or one.created_at
-                )
+                image = one.image_detail
+                pushed = unix(image.image_pushed_at or one.created_at)
+                names.add(text(one.image_tag), digest=text(image.image_digest), pushed=pushed)
 
         try:
-            await gathered.walk(self._call("describe_image_tags", repositoryName=name), _Tags, take)
+            await walk(names, self._call("describe_image_tags", repositoryName=name), _Tags, take)
         except AwsRefused as error:
             if error.category == "denied":
                 raise CannotEnumerate(error.message, error.advice) from error
             raise registry_error(error) from error
-        return gathered.listing("ecr-public:DescribeImageTags")
+        return names.listing
 
     def _call(
         self, operation: str, **arguments: object

@@ -63,6 +63,7 @@ GAR = RegistryKind(
     recognise=recognise,
     credentials=credentials,
     method=method,
+    uses=frozenset({"gcp", "api"}),
     address=namespaced_address,
     explain=explain,
     quirks=Quirks(catalog=False, tags_page=10_000),

@@ -23,7 +23,8 @@ from sensor.registry.kinds.gathered import api_credentials
 from sensor.registry.kinds.kind import Connection, Opening, configured, has_configured, host_of
 from sensor.registry.login import Basic, Credential, StaticToken
 from sensor.registry.port import Method
-from sensor.registry.terms import CredentialSource
+from sensor.registry.terms import CredentialSource, missing_credential
+from sensor.registry.tokens import jwt_payload
 from sensor.secret import InPlace, Secret
 from sensor.transport import Transport
 
@@ -51,6 +52,11 @@ class ByUserName:
 
     def __init__(self, inner: CredentialSource) -> None:
         self._inner = inner
+
+    @property
+    def missing(self) -> str:
+        """Why there is none."""
+        return missing_credential(self._inner)
 
     async def credential(self, *, renew: bool) -> Credential | None:
         """The credential. Raises SecretError."""
@@ -195,9 +201,8 @@ def _token_complaint(token: str) -> str:
 
 
 def _jwt_end(token: str) -> float | None:
-    body = token.split(".")[1]
     try:
-        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        claims = json.loads(jwt_payload(token))
     except (ValueError, RecursionError):
         return None
     ends = claims.get("exp") if isinstance(claims, dict) else None

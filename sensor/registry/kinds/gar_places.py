@@ -93,7 +93,8 @@ def image_name(uri: str, place: Place, repository: str, host: Host | None) -> tu
     if not at or not slash:
         return "", ""
     project = place.project_path
-    path = path.replace(":", "/", 1)
+    # the API writes the slashes of an image's name as %2F wherever they are part of one component
+    path = path.replace(":", "/", 1).replace("%2F", "/")
     within = f"{project}/{repository}/"
     if host is None or not host.gcr:
         return (path, digest) if path.startswith(within) else ("", "")

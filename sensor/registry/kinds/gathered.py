@@ -1,28 +1,38 @@
-"""What the providers share that keep images in several repositories of their own behind one host (Artifactory, Nexus).
+"""What the self-hosted providers' own APIs share, above all the listings of those with several repositories behind one host.
 
-One listing of such a repository names every image with every tag, digest and date; `repositories` and `tags` are both answered from it.
-Fetching the pages, and knowing what a complete listing is, is the provider's kind's.
+Artifactory and Nexus are such: one listing of a repository of theirs names every image with every tag, digest and date; `repositories` and
+`tags` are both answered from it. Fetching the pages, and knowing what a complete listing is, is the provider's kind's.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 
+from sensor.errors import NetworkError
 from sensor.limits import Limits
 from sensor.model.digest import Digest
 from sensor.model.reference import is_repository
 from sensor.registry.credentials import ConfiguredCredential
-from sensor.registry.errors import AUTHENTICATION_FAILED, RegistryUnauthorized
+from sensor.registry.errors import (
+    AUTHENTICATION_FAILED,
+    RegistryRateLimited,
+    RegistryUnauthorized,
+    RegistryUnavailable,
+)
 from sensor.registry.kinds.kind import Connection
 from sensor.registry.native import Authorise
 from sensor.registry.pages import is_listed_tag
 from sensor.registry.port import Listing
 from sensor.registry.terms import CredentialSource
+from sensor.route import shown_host
+from sensor.transport import Retry, Transport
 
+_T = TypeVar("_T")
 _FRESH_SECONDS = 900.0
 """A crawl asks for the tags right after the repositories; whoever asks later wants to know anew."""
 
@@ -175,3 +185,26 @@ def shown_once(source: CredentialSource, where: str) -> Authorise:
         return {} if given is None else {"Authorization": given.header}
 
     return authorise
+
+
+async def patiently(transport: Transport, retry: Retry, url: str, ask: Callable[[], Awaitable[_T]]) -> _T:
+    """Repeat a POST that changes nothing (a query), as the transport repeats a GET, and like it leave a host alone that wants a pause.
+
+    Raises:
+        RegistryRateLimited: the pause is longer than `retry` waits.
+        SensorError: the last failure.
+    """
+    for attempt in range(retry.attempts):
+        if (left := transport.budget(url).parked_for) > retry.most:
+            message = f"{shown_host(url)} has asked for a pause, {left:.0f} s of it are left"
+            raise RegistryRateLimited(message, "the query is made again afterwards", retry_after=left)
+        if left > 0:
+            await transport.pause(0, left, plan=retry)
+        try:
+            return await ask()
+        except (RegistryRateLimited, RegistryUnavailable, NetworkError) as error:
+            patient = error.retryable and (error.retry_after or 0.0) <= retry.most
+            if not patient or attempt + 1 == retry.attempts:
+                raise
+            await transport.pause(attempt, error.retry_after, plan=retry)
+    raise AssertionError  # pragma: no cover - the loop returns or raises

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 
 from sensor.registry.kinds.gathered import unix_time
 from sensor.registry.kinds.github_app import Account
+from sensor.registry.native import parse_entry
 
-_T = TypeVar("_T")
 _KEPT_ROWS = 50_000
 """Rows of pages that are kept with their ETags, about 300 bytes each."""
 
@@ -88,7 +88,7 @@ def package_rows(owner: str) -> Reader:
 
     def rows(entries: list[msgspec.Raw]) -> Iterator[Row]:
         for entry in entries:
-            package = _read(entry, _Package)
+            package = parse_entry(entry, _Package)
             if package is None:
                 yield "", None, None
             elif package.owner is None or package.owner.login.lower() == owner:
@@ -100,7 +100,7 @@ def package_rows(owner: str) -> Reader:
 def version_rows(entries: list[msgspec.Raw]) -> Iterator[Row]:
     """Reads lists of a package's versions: their tags, if they have any."""
     for entry in entries:
-        version = _read(entry, _Version)
+        version = parse_entry(entry, _Version)
         if version is None:
             yield "", None, None
             continue
@@ -108,10 +108,3 @@ def version_rows(entries: list[msgspec.Raw]) -> Iterator[Row]:
         container = version.metadata.container if version.metadata is not None else None
         for tag in (container.tags if container is not None else None) or ():
             yield tag, version.name, pushed
-
-
-def _read(raw: msgspec.Raw, shape: type[_T]) -> _T | None:
-    try:
-        return msgspec.json.decode(raw, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None

@@ -24,6 +24,7 @@ from sensor.registry.errors import (
     RegistryRateLimited,
     RegistryUnauthorized,
     UnexpectedAnswer,
+    as_refused_login,
     inert,
 )
 from sensor.registry.kinds.gathered import unix_time
@@ -104,10 +105,7 @@ def explain_api(error: RegistryError, reply: Reply, if_refused: str = _REFUSED) 
         advice = "GitHub's API allows 5000 requests an hour for each user; listing goes on when it allows it again"
         return RegistryRateLimited(error.message, advice, retry_after=wait or 60.0)
     if reply.status == 401:
-        message = (
-            error.message if AUTHENTICATION_FAILED in error.message else f"{AUTHENTICATION_FAILED}: {error.message}"
-        )
-        return RegistryUnauthorized(message, if_refused)
+        return RegistryUnauthorized(as_refused_login(error.message), if_refused)
     sso = reply.headers.get("x-github-sso", "")
     if reply.status == 403 and sso.startswith("required"):
         found = _SSO_URL.search(sso)

@@ -31,7 +31,7 @@ from sensor.registry.kinds.kind import (
 )
 from sensor.registry.login import Basic, Credential, StaticToken
 from sensor.registry.port import Method, Registry
-from sensor.registry.terms import Address, CredentialSource, Refusal
+from sensor.registry.terms import Address, CredentialSource, Refusal, missing_credential
 from sensor.transport import Reply, Transport
 
 _WEB_HOSTS = frozenset({"gitlab.com", "www.gitlab.com"})
@@ -102,14 +102,14 @@ def recognise(reply: Reply) -> str | None:
 
 
 def address(opening: Opening) -> Address:
-    """The registry's address; a path is the group or project. That of the web interface of gitlab.com stands for its registry.
+    """The registry's address; a path is the group or project, in small letters as images have it. gitlab.com stands for its registry.
 
     Raises:
         ConfigError: unusable.
     """
     found = namespaced_address(opening)
     host = SAAS_REGISTRY if found.host.lower() in _WEB_HOSTS else found.host
-    return replace(found, host=host, namespace=_own_path(f"/{found.namespace}"))
+    return replace(found, host=host, namespace=_own_path(f"/{found.namespace}").lower())
 
 
 class WithName:
@@ -118,6 +118,11 @@ class WithName:
     def __init__(self, source: CredentialSource, settings: Settings) -> None:
         self._source = source
         self._user = settings.username
+
+    @property
+    def missing(self) -> str:
+        """Why there is none."""
+        return missing_credential(self._source)
 
     async def credential(self, *, renew: bool) -> Credential | None:
         """The credential. Raises SecretError when it cannot be read."""
@@ -246,6 +251,7 @@ GITLAB = RegistryKind(
     recognise=recognise,
     credentials=_credentials,
     method=method,
+    uses=frozenset({"api"}),
     address=address,
     explain=explain,
     rates=rates,

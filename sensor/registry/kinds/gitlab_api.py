@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from sensor.errors import NetworkError, RegistryError, SecretError, SensorError
-from sensor.registry.errors import (
-    CannotEnumerate,
-    RegistryForbidden,
-    RegistryRateLimited,
-    RegistryUnauthorized,
-    RegistryUnavailable,
-    inert,
-    shown_url,
-)
+from sensor.errors import RegistryError, SecretError, SensorError
+from sensor.registry.errors import CannotEnumerate, RegistryForbidden, RegistryUnauthorized, inert, shown_url
+from sensor.registry.kinds.gathered import patiently
 from sensor.registry.kinds.kind import Connection
 from sensor.registry.login import Basic
 from sensor.registry.native import Api, Names, parse
@@ -181,7 +175,7 @@ class _Login:
 
 
 class GitlabApi:
-    """The API of one GitLab. A refused token is not shown again: 300 refusals a minute ban the address."""
+    """The API of one GitLab. A refused token is not shown again before `reset`: 300 refusals a minute ban the address."""
 
     def __init__(self, connection: Connection) -> None:
         self.login = _Login(connection)
@@ -222,22 +216,21 @@ class GitlabApi:
         if self._refused is not None:
             raise self._refused
         api = await self._opened()
-        headers = {"Content-Type": "application/json"} if body is not None else None
-        method = "GET" if body is None else "POST"
-        for attempt in range(1 if body is None else self._retry.attempts):
-            try:
-                return await api.send(path, method=method, body=body, headers=headers)
-            except (RegistryRateLimited, RegistryUnavailable, NetworkError) as error:
-                patient = (error.retry_after or 0.0) <= self._retry.most
-                if body is None or not error.retryable or not patient or attempt + 1 == self._retry.attempts:
-                    raise
-                await self._connection.transport.pause(attempt, error.retry_after, plan=self._retry)
-            except (RegistryUnauthorized, RegistryForbidden) as error:
-                refused = CannotEnumerate(f"GitLab's API does not take this credential: {error.message}", ADVICE)
-                if isinstance(error, RegistryUnauthorized):
-                    self._refused = refused
-                raise refused from error
-        raise AssertionError  # pragma: no cover - the loop returns or raises
+        headers = {"Content-Type": "application/json"}
+        try:
+            if body is None:
+                return await api.send(path)
+            query = partial(api.send, path, method="POST", body=body, headers=headers)
+            return await patiently(self._connection.transport, self._retry, api.base, query)
+        except (RegistryUnauthorized, RegistryForbidden) as error:
+            refused = CannotEnumerate(f"GitLab's API does not take this credential: {error.message}", ADVICE)
+            if isinstance(error, RegistryUnauthorized):
+                self._refused = refused
+            raise refused from error
+
+    def reset(self) -> None:
+        """Show the token again, although it was refused: it may have been renewed since."""
+        self._refused = None
 
     async def _opened(self) -> Api:
         async with self._finding:
@@ -248,7 +241,7 @@ class GitlabApi:
                     base,
                     self._connection.transport,
                     self.login.headers,
-                    insecure=self._connection.settings.insecure and self._connection.address.scheme != "https",
+                    insecure=self._connection.insecure,
                 )
             return self._api
 

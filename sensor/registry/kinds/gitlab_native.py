@@ -22,7 +22,7 @@ from sensor.registry.kinds.gathered import unix_time
 from sensor.registry.kinds.gitlab_api import ADVICE, Answer, GitlabApi, Node, Nodes, Row, TokenSelf
 from sensor.registry.kinds.kind import Connection
 from sensor.registry.login import Basic
-from sensor.registry.native import Names, wanted_namespaces
+from sensor.registry.native import Names, own_api_key, wanted_namespaces
 from sensor.registry.pages import is_listed_tag
 from sensor.registry.port import Listing, Standing
 
@@ -70,6 +70,9 @@ class GitlabNative:
     async def repositories(self) -> Listing:
         """All container repositories of the namespaces that are wanted, or of which the token's owner is a member."""
         self._ids.clear()
+        # what was out of use or refused last time may have been mended since
+        self._api.reset()
+        self._graphql = self._by_date = True
         await self._check_usable()
         settings, names = self._connection.settings, Names(self._limits, is_repository, source=_SOURCE)
         wanted = wanted_namespaces(settings, self._connection.address.namespace)
@@ -132,7 +135,7 @@ class GitlabNative:
         after: str | None = None
         while True:
             try:
-                page = await self._repositories_page(path, after)
+                page = await self._repositories_page(path, after, names)
             except SensorError as error:
                 if after is None:
                     raise
@@ -148,7 +151,7 @@ class GitlabNative:
             if after is None or not names.another_page(f"{path} {after}", useful=useful):
                 return True
 
-    async def _repositories_page(self, path: str, after: str | None) -> Nodes | None:
+    async def _repositories_page(self, path: str, after: str | None, names: Names) -> Nodes | None:
         """One page of a group or project; None where there is none of that name, or GraphQL is out of use."""
         try:
             answer = await self._api.query(_LIST, path=path, after=after)
@@ -162,6 +165,8 @@ class GitlabNative:
             if after is not None:
                 raise _faulty(answer)
             self._graphql = False
+        elif answer.problem:
+            names.partial(f"a part of {path} is missing: {_faulty(answer).message}")
         return None if found is None else found.container_repositories
 
     async def _of_user(self, path: str, wanted: str, names: Names) -> bool:
@@ -170,10 +175,15 @@ class GitlabNative:
         while True:
             holder = (await self._api.query(_PROJECTS, path=path, after=after)).holder("namespace")
             if holder is None or holder.projects is None:
+                if after is not None:
+                    names.partial(f"{path} disappeared while it was listed")
                 return after is not None
             for node in holder.projects.nodes or ():
                 if node is not None and node.full_path and "/" in node.full_path:
                     await self._by_graphql(node.full_path, wanted, names)
+                    if not self._graphql:
+                        names.partial(f"{node.full_path} could not be listed: GraphQL has failed")
+                        return True
             after = holder.projects.page_info.next
             if after is None or not names.another_page(f"projects of {path} {after}", useful=True):
                 return True
@@ -190,13 +200,13 @@ class GitlabNative:
 
     def _take(self, nodes: Iterable[Node | None], wanted: str, names: Names) -> bool:
         """Remember the ids, whether any of them is new; what is being deleted is left out as gone."""
-        before = len(self._ids)
+        before, within = len(self._ids), f"{wanted.lower()}/"  # groups and projects may have capitals, images never
         for node in nodes:
             if node is None or node.path is None or not node.id:
                 names.add(None)
                 continue
             self._ids[node.path] = node.id
-            if (node.status or "").lower() not in _GOING and f"{node.path}/".startswith(f"{wanted}/"):
+            if (node.status or "").lower() not in _GOING and f"{node.path}/".startswith(within):
                 names.add(node.path)
         return len(self._ids) > before
 
@@ -282,7 +292,8 @@ class GitlabNative:
             return Standing(identity=user, detail=f"expiry and scopes could not be read: {error.message}")
         writes = any(scope in _WRITING or scope.startswith("write_") for scope in token.scopes)
         return Standing(
-            identity=user,
+            identity=await self._user() or token.name if own else user,
+            whose=own_api_key(self._connection.settings),
             expires=unix_time(f"{token.expires_at}T00:00:00Z") if token.expires_at else None,
             may_write=writes or (None if own else False),
             detail=f"{'API ' if own else ''}token {token.name!r} with the scopes {', '.join(token.scopes) or '(none)'}",

@@ -145,6 +145,7 @@ HARBOR = RegistryKind(
     detect=detect,
     recognise=recognise,
     method=method,
+    uses=frozenset({"api"}),
     address=address,
     prefer_basic=True,
     explain=explain,

@@ -5,7 +5,6 @@ Pages are counted by X-Total-Count, because the Link header un-escapes the query
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar
 from urllib.parse import quote
@@ -14,11 +13,11 @@ import msgspec
 
 from sensor.errors import RegistryError, SensorError
 from sensor.registry.errors import RegistryForbidden, RegistryUnauthorized
+from sensor.registry.kinds.gathered import api_credentials
 from sensor.registry.kinds.kind import Connection
-from sensor.registry.login import Basic, StaticToken
 from sensor.registry.native import Api, Names, parse
 from sensor.registry.tokens import granted
-from sensor.secret import Secret, read_secret
+from sensor.secret import Secret
 from sensor.transport import Reply
 
 PERMISSIONS = "repository: list, repository: pull, artifact: list, artifact: read, tag: list"
@@ -103,6 +102,7 @@ class HarborApi:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._credentials = api_credentials(connection)
         self._api: Api | None = None
 
     async def pages(self, path: str, shape: type[_T], names: Names) -> AsyncIterator[list[_T]]:
@@ -162,18 +162,12 @@ class HarborApi:
                 self._connection.transport,
                 self._authorise,
                 explain=_explain,
-                insecure=settings.insecure and self._connection.address.scheme != "https",
+                insecure=self._connection.insecure,
             )
         return self._api
 
     async def _authorise(self, renew: bool) -> Mapping[str, str]:  # noqa: FBT001 - the shape of Authorise
-        api = self._connection.settings.api
-        if api.token is not None:
-            return {"Authorization": StaticToken(token=await asyncio.to_thread(read_secret, api.token)).header}
-        if api.password is not None:
-            secret = await asyncio.to_thread(read_secret, api.password)
-            return {"Authorization": Basic(username=api.username, password=secret).header}
-        credential = await self._connection.credentials.credential(renew=renew)
+        credential = await self._credentials.credential(renew=renew)
         return {} if credential is None else {"Authorization": credential.header}
 
 

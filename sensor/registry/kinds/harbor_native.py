@@ -111,8 +111,9 @@ class HarborNative:
                 raise error from None
 
     async def _at_once(self, projects: Collection[str], names: Names) -> None:
+        chosen = frozenset(projects)
         async for rows in self._api.pages("/repositories", Repository, names):
-            self._take((row for row in rows if (row.name or "").partition("/")[0] in projects), names)
+            self._take((row for row in rows if (row.name or "").partition("/")[0] in chosen), names)
 
     async def _by_project(self, projects: Collection[str], names: Names) -> None:
         for project in projects:
@@ -256,4 +257,5 @@ def _meant(projects: Iterable[Project], user: str) -> list[str]:
     found = list(projects)
     before, plus, _ = user.rpartition("+")
     own = max((one.name for one in found if plus and before.endswith(one.name)), key=len, default="")
-    return [one.name for one in found if not own or one.name == own or not one.public]
+    is_project_robot = bool(own) or (bool(plus) and "$" in before)
+    return [one.name for one in found if not is_project_robot or one.name == own or not one.public]

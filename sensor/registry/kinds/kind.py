@@ -20,12 +20,12 @@ from sensor.registry.credentials import Anonymous, ConfiguredCredential
 from sensor.registry.docker_config import DockerConfigCredential
 from sensor.registry.errors import RegistryForbidden, RegistryUnauthorized
 from sensor.registry.login import Answer, Basic, Credential, StaticToken
-from sensor.registry.native import Native
+from sensor.registry.native import Native, api_fault
 from sensor.registry.port import Method, Registry
 from sensor.registry.programs import PluginCredential
 from sensor.registry.quirks import Quirks
 from sensor.registry.session import Session
-from sensor.registry.terms import Address, CredentialSource, Refusal, Terms, parse_address
+from sensor.registry.terms import Address, CredentialSource, Refusal, Terms, missing_credential, parse_address
 from sensor.route import Route
 from sensor.transport import Reply, Retry, Transport
 
@@ -69,6 +69,11 @@ class Connection:
         """The configured registry."""
         return self.opening.settings
 
+    @property
+    def insecure(self) -> bool:
+        """Whether plain HTTP is allowed: not where the registry's own URL says https://, whatever else is configured."""
+        return self.settings.insecure and self.address.scheme != "https"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detection:
@@ -99,6 +104,13 @@ class RegistryKind:
     )
     """Which way of logging in a credential is."""
     address: Callable[[Opening], Address] = field(default=lambda opening: parse_address(opening.settings.url))
+    uses: frozenset[str] = frozenset()
+    """Sections of a registry's settings that not every provider knows, and this one does: `aws`, `gcp`, `azure`, `github_app`, `api`, and
+    `api.url` where the API takes no credential of its own. What is set and not used is refused."""
+    has_paths: bool = True
+    """Whether a path in the URL means something: a namespace, a repository of repositories."""
+    web_sites: Mapping[str, str] = field(default_factory=dict)
+    """Hosts that show the provider's web pages alone, each with that of the registry: what people copy from their browser."""
     realms: tuple[str, ...] = ()
     """Hosts of the provider's own token service, besides the registry's."""
     expired: Callable[[Answer], bool] = field(default=lambda _answer: False)
@@ -187,16 +199,16 @@ def open_over_http(kind: RegistryKind, opening: Opening) -> RegistryClient:
     )
     for host, rate in kind.rates(settings).items():
         transport.budget(f"//{host or address.host}").pace(rate)
+    credentials = kind.credentials(opening, transport)
     terms = Terms(
         insecure=settings.insecure and address.scheme != "https",
         trusted_realms=(*kind.realms, *settings.trusted_realms),
         expired=kind.expired,
         prefer_basic=kind.prefer_basic,
         doubtful=kind.doubtful,
-        explain=_explaining(kind, settings),
+        explain=_explaining(kind, settings, credentials),
         headers=dict(kind.quirks.headers),
     )
-    credentials = kind.credentials(opening, transport)
     session = Session(address, transport, credentials, terms=terms, limits=opening.limits)
     native = None
     if kind.native is not None:
@@ -211,16 +223,23 @@ def open_over_http(kind: RegistryKind, opening: Opening) -> RegistryClient:
         method=lambda credential: kind.method(settings, credential),
         leave=settings.quota.leave,
         listing_rate=kind.listing_rate(settings),
+        namespaces=tuple(name.strip("/") for name in settings.repositories.namespaces),
+        api_fault=lambda error: api_fault(settings, error),
     )
 
 
-def _explaining(kind: RegistryKind, settings: Settings) -> Callable[[Refusal], RegistryError]:
-    """The kind's words; a refused login that looks wrong in the first place is told so."""
+def _explaining(
+    kind: RegistryKind, settings: Settings, credentials: CredentialSource
+) -> Callable[[Refusal], RegistryError]:
+    """The kind's words; a refused login that looks wrong in the first place, or has found no credential, is told so."""
 
     def explain(refusal: Refusal) -> RegistryError:
         error = kind.explain(refusal)
-        complaint = kind.method(settings, refusal.credential).complaint if refusal.credential is not None else ""
-        if complaint and isinstance(error, (RegistryUnauthorized, RegistryForbidden)) and complaint not in error.advice:
+        if not isinstance(error, (RegistryUnauthorized, RegistryForbidden)):
+            return error
+        given = refusal.credential
+        complaint = missing_credential(credentials) if given is None else kind.method(settings, given).complaint
+        if complaint and complaint not in error.advice:
             return type(error)(error.message, f"{complaint}; {error.advice}" if error.advice else complaint)
         return error
 

@@ -141,6 +141,7 @@ NEXUS = RegistryKind(
     detect=lambda _url: None,
     recognise=recognise,
     method=method,
+    uses=frozenset({"api"}),
     address=address,
     prefer_basic=True,
     # hosted repositories send everything at once when no n is sent; the links of the others name an internal path

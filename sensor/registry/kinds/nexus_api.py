@@ -272,7 +272,7 @@ class NexusApi:
 
     async def _components(self, into: Gathered, source: str, query: str, image: str = "", shown: str = "") -> None:
         """What one repository holds; an anonymous client that is refused cannot enumerate."""
-        held = self._kind(source) == "proxy" and not self._materialize
+        held = self._kind(source) in _PROXYING and not self._materialize
         api = await self._opened()
         try:
             await gather_components(api, f"{_REST}/{query}", into, self._limits, image=image, shown=shown, held=held)
@@ -325,7 +325,7 @@ class NexusApi:
             prefix = f"{repository}/"
             there = urlsplit((await self._opened()).base)
             terms = Terms(
-                insecure=connection.settings.insecure,
+                insecure=connection.insecure,
                 trusted_realms=connection.settings.trusted_realms,
                 prefer_basic=True,
                 explain=self._explain,
@@ -360,7 +360,7 @@ class NexusApi:
                 connection.transport,
                 shown_once(self._credentials, f"the API {shown_url(base)}"),
                 explain=self._in_words,
-                insecure=connection.settings.insecure,
+                insecure=connection.insecure,
             )
         return self._api
 

@@ -33,6 +33,8 @@ _HOST = "quay.io"
 _ROBOT = re.compile(r"[a-z0-9_][a-z0-9_.-]*\+[a-z0-9_.-]+", re.IGNORECASE)
 _LISTING = Rate(per_second=4, burst=2)
 """quay.io allows five listings a second from an address, for all that ask from there."""
+_API = Rate(per_second=4, burst=20)
+"""And five requests of its API, after a burst of 25."""
 _READ = (
     "give the robot (or its team, or the user) Read on the repository: Repository, Settings, User and Robot Permissions; "
     "a repository that does not exist looks the same"
@@ -105,9 +107,6 @@ def explain(refusal: Refusal) -> RegistryError:
     if isinstance(error, RegistryForbidden):
         return RegistryForbidden(error.message, _READ)
     if isinstance(error, RegistryUnauthorized) and isinstance(refusal.credential, (Basic, StaticToken)):
-        # a token that opens nothing is how Quay refuses a repository; a wrong login is refused by the token service
-        if answer is not None and refusal.scope and refusal.error.message.startswith("no right"):
-            return RegistryForbidden(error.message, _READ)
         return RegistryUnauthorized(error.message, _LOGIN)
     return error
 
@@ -118,8 +117,8 @@ def listing_rate(settings: Settings) -> Rate | None:
 
 
 def native(connection: Connection) -> Native:
-    """The API, for those who may use it."""
-    return QuayApi(connection)
+    """The API, for those who may use it, at the pace that quay.io allows."""
+    return QuayApi(connection, _API if host_of(connection.settings.url) == _HOST else None)
 
 
 QUAY = RegistryKind(
@@ -128,6 +127,7 @@ QUAY = RegistryKind(
     detect=detect,
     recognise=recognise,
     method=method,
+    uses=frozenset({"api"}),
     address=namespaced_address,
     explain=explain,
     quirks=Quirks(catalog_scope="", catalog_page=100, tags_page=100),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -12,13 +11,14 @@ import msgspec
 from sensor.errors import SensorError
 from sensor.limits import Limits
 from sensor.model.reference import is_repository
+from sensor.pacing import Rate
 from sensor.registry.errors import CannotEnumerate, RegistryForbidden, RegistryUnauthorized
+from sensor.registry.kinds.gathered import api_credentials
 from sensor.registry.kinds.kind import Connection
-from sensor.registry.login import Basic, Credential
-from sensor.registry.native import Api, Names, joined, wanted_namespaces
+from sensor.registry.login import Basic, StaticToken
+from sensor.registry.native import Api, Names, joined, own_api_key, wanted_namespaces
 from sensor.registry.pages import is_listed_tag
 from sensor.registry.port import Listing, Standing
-from sensor.secret import read_secret
 
 OAUTH = "$oauthtoken"
 """The user name that goes with an OAuth token at the registry."""
@@ -62,9 +62,12 @@ class _User(msgspec.Struct):
 class QuayApi:
     """Lists by the API where the credential is an OAuth token, or `api.token` names one."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, rate: Rate | None = None) -> None:
+        """`rate` is what Quay allows an address to ask of its API."""
         self._connection = connection
         self._limits: Limits = connection.opening.limits
+        self._rate = rate
+        self._credentials = api_credentials(connection)
         self._api: Api | None = None
 
     async def repositories(self) -> Listing:
@@ -115,13 +118,16 @@ class QuayApi:
             name = given.username if isinstance(given, Basic) else ""
             return Standing(identity=name, detail="Quay does not tell what a robot may do, nor when its token ends")
         user = await self._ask(await self._open(), "/api/v1/user/", _User)
-        return Standing(identity=user.username or "", detail="the user of the OAuth token")
+        whose = own_api_key(self._connection.settings)
+        return Standing(identity=user.username or "", detail="the user of the OAuth token", whose=whose)
 
     async def _of_namespace(self, api: Api, namespace: str) -> Listing:
         names = Names(self._limits, is_repository, source=_SOURCE)
         cursor = ""
         while True:
-            query = urlencode({"namespace": namespace, **({"next_page": cursor} if cursor else {})})
+            # without public=true those that anybody may read are left out, unless somebody was given a right as well
+            wanted = {"namespace": namespace, "public": "true", **({"next_page": cursor} if cursor else {})}
+            query = urlencode(wanted)
             try:
                 answer = await self._ask(api, f"/api/v1/repository?{query}", _Repositories)
             except SensorError as error:
@@ -142,6 +148,7 @@ class QuayApi:
         return dict.fromkeys(name for name in (user.username, *organisations) if name)
 
     async def _ask(self, api: Api, path: str, shape: type[_Shape]) -> _Shape:
+        await self._connection.transport.take_turn(f"{self._connection.address.host} API", self._rate)
         try:
             return await api.json(path, shape)
         except (RegistryForbidden, RegistryUnauthorized) as error:
@@ -154,7 +161,7 @@ class QuayApi:
                 raise CannotEnumerate("Quay's API takes OAuth tokens only, never a robot or a password", _NEEDED)
             settings = self._connection.settings
             base = settings.api.url or await self._connection.session.url("")
-            self._api = Api(base, self._connection.transport, self._authorise, insecure=settings.insecure)
+            self._api = Api(base, self._connection.transport, self._authorise, insecure=self._connection.insecure)
         return self._api
 
     async def _authorise(self, renew: bool) -> Mapping[str, str]:  # noqa: FBT001 - the shape of Authorise
@@ -162,9 +169,13 @@ class QuayApi:
         return {} if token is None else {"Authorization": f"Bearer {token}"}
 
     async def _token(self, *, renew: bool = False) -> str | None:
-        """The OAuth token: `api.token`, or the password that goes with its user name."""
-        own = self._connection.settings.api.token
-        if own is not None:
-            return (await asyncio.to_thread(read_secret, own)).reveal()
-        given: Credential | None = await self._connection.credentials.credential(renew=renew)
-        return given.password.reveal() if isinstance(given, Basic) and given.username == OAUTH else None
+        """The OAuth token: the API's own (as a token or as a password), else the registry's password that goes with its user name."""
+        given = await self._credentials.credential(renew=renew)
+        own = self._credentials is not self._connection.credentials
+        match given:
+            case StaticToken() if own:
+                return given.token.reveal()
+            case Basic() if own or given.username == OAUTH:
+                return given.password.reveal()
+            case _:
+                return None

@@ -293,12 +293,13 @@ class ArtifactoryFake(ProviderFake):
         user = self.user(request)
         if user is None:
             return refused(401, "Bad credentials")
-        if not self.rest or not user:
+        if not self.rest:
             return refused(403 if user else 401, "Forbidden")
         kinds = {LOCAL: "LOCAL", TWIN: "FEDERATED", REMOTE: "REMOTE", VIRTUAL: "VIRTUAL"}
         found = [
             {"key": key, "type": kind, "packageType": "Docker", "url": f"{self.url}/artifactory/{key}"}
             for key, kind in kinds.items()
+            if user or key == LOCAL  # anybody sees where something public is
         ]
         return web.json_response([*found, {"key": "libs", "type": "LOCAL", "packageType": "Maven", "url": "x"}])
 
@@ -320,7 +321,7 @@ class ArtifactoryFake(ProviderFake):
             ]
         if key == f"{REMOTE}-cache":
             rows += [row(key, f"library/nginx/{tag}", built, self.pushed(tag)) for tag, built in self.cached.items()]
-        if key == VIRTUAL:
+        if key == VIRTUAL:  # for those who may not know its members
             rows += [{**one, "repo": key} for one in self._rows(LOCAL)]
         return rows + [one for one in self.extra if one["repo"] == key]
 

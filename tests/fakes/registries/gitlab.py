@@ -139,7 +139,7 @@ class GitlabFake(ProviderFake):
             Login(
                 name="deploy token and API token",
                 settings={"username": DEPLOY_USER, "password": DEPLOY, "api": {"token": GROUP}},
-                identity="deploy-token-7",
+                identity=GROUP_BOT,
                 method="deploy token",
             ),
             Login(

@@ -45,6 +45,8 @@ class QuayFake(ProviderFake):
         self.rate_limited = 0
         """So many next requests of the API get nginx's 429."""
         self.expired_tags: set[str] = set()
+        self.ungranted: set[str] = set()
+        """Public repositories to which nobody was given a right."""
 
     @property
     def logins(self) -> tuple[Login, ...]:
@@ -199,6 +201,7 @@ class QuayFake(ProviderFake):
             {"namespace": name.partition("/")[0], "name": name.partition("/")[2], "kind": "image", "is_public": False}
             for name in self.names
             if name.startswith(f"{namespace}/")
+            and (name not in self.ungranted or request.query.get("public") == "true")
         ]
         entries.append({"namespace": namespace, "name": "chart", "kind": "application"})
         start = int(request.query.get("next_page", "p0").removeprefix("p"))

@@ -177,6 +177,32 @@ async def test_a_virtual_repository_shows_its_members(tmp_path: Path, told: bool
         assert fake.upstream == 0
 
 
+async def test_what_a_virtual_repository_shows_is_of_its_first_member(tmp_path: Path) -> None:
+    async with ArtifactoryFake(tmp_path) as fake, connected(fake, url=f"{fake.url}/{VIRTUAL}") as registry:
+        fake.extra = [row(TWIN, "team/app/v1", None, PUSHED, "list.manifest.json")]
+        first = fake.images[f"{LOCAL}/team/app"]["v1"].digest
+        await registry.repositories()
+        for _ in range(2):  # with the listing, and by itself
+            assert (await registry.tags(f"{VIRTUAL}/team/app")).digests["v1"] == first
+
+
+@pytest.mark.parametrize("aql", [200, 403])
+async def test_a_repository_of_unknown_type_may_have_an_upstream(tmp_path: Path, aql: int) -> None:
+    async with ArtifactoryFake(tmp_path) as fake:
+        fake.rest, fake.aql = False, aql
+        async with connected(fake, url=f"{fake.url}/{REMOTE}") as registry:
+            with pytest.raises(RegistryForbidden, match="may be a remote") as refused:
+                await registry.tags(f"{REMOTE}/library/redis")
+            assert "materialize" in refused.value.advice
+            if aql != 200:
+                with pytest.raises(CannotEnumerate):
+                    await registry.repositories()
+        assert fake.upstream == 0
+        async with connected(fake, url=f"{fake.url}/{LOCAL}", materialize=True) as registry:
+            assert set((await registry.repositories()).names) == set(below(LOCAL))
+            assert sorted((await registry.tags(f"{LOCAL}/team/app")).names) == sorted(TAGS)
+
+
 async def test_an_upstream_is_asked_on_demand(tmp_path: Path) -> None:
     url = f"/{VIRTUAL}"
     async with ArtifactoryFake(tmp_path) as fake, connected(fake, url=fake.url + url, materialize=True) as registry:

@@ -183,6 +183,14 @@ async def test_where_images_may_not_be_described_they_are_listed(
         assert (set(listing.names), listing.source, dict(listing.digests)) == (set(TAGS), "tags/list", {})
 
 
+async def test_the_catalogue_too_is_bounded_by_the_namespaces(fake: EcrFake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.api.denied = {"DescribeRepositories"}
+    base = fake.settings()
+    repositories = base.repositories.model_copy(update={"namespaces": (fake.names[0],)})
+    async with opened(fake, monkeypatch, repositories=repositories) as registry:
+        assert (await registry.repositories()).names == (fake.names[0],)
+
+
 async def test_where_repositories_may_not_be_described_the_catalogue_is_tried(
     fake: EcrFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

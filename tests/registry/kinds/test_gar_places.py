@@ -74,6 +74,7 @@ def test_patterns_name_places_when_all_of_them_begin_with_one(
         ("gcr.io/proj/a", "proj", "gcr.io", GCR, "proj/a"),
         ("gcr.io/proj/gcr.io/a", "proj", "gcr.io", GCR, "proj/gcr.io/a"),
         ("us-docker.pkg.dev/proj/gcr.io/a/b", "proj", "gcr.io", GCR, "proj/a/b"),
+        ("europe-docker.pkg.dev/proj/repo/a%2Fb", "proj", "repo", EUROPE, "proj/repo/a/b"),
         ("europe-docker.pkg.dev/other/repo/a", "proj", "repo", EUROPE, ""),
         ("gcr.io/other/a", "proj", "gcr.io", GCR, ""),
         ("proj", "proj", "repo", EUROPE, ""),

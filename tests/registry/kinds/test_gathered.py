@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sensor.errors import NetworkError
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.model.digest import sha256_digest
-from sensor.registry.errors import RegistryUnauthorized
-from sensor.registry.kinds.gathered import Gathered, literal_heads, same_path, shown_once, unix_time
+from sensor.registry.errors import RegistryRateLimited, RegistryUnauthorized, RegistryUnavailable
+from sensor.registry.kinds.gathered import Gathered, literal_heads, patiently, same_path, shown_once, unix_time
 from sensor.registry.login import Basic, Credential
 from sensor.secret import Secret
+from sensor.transport import Retry, Transport
 
 ONE, TWO = sha256_digest(b"1"), sha256_digest(b"2")
 
@@ -154,3 +156,72 @@ async def test_a_refused_credential_is_shown_again_only_when_it_is_another() -> 
         await authorise(True)
     assert "authentication failed: the API" in refused.value.message
     assert await shown_once(Source(None), "the API")(False) == {}
+
+
+class Asked:
+    """Fails as it is told, then answers."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.times = 0
+
+    async def __call__(self) -> str:
+        self.times += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return "answer"
+
+
+URL = "https://api.example/graphql"
+
+
+@pytest.fixture
+def slept() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def transport(slept: list[float]) -> Transport:
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    return Transport(sleep=sleep)
+
+
+RETRY = Retry(attempts=3, first=0.0, most=60.0)
+
+
+async def test_a_query_is_repeated_after_what_passes(transport: Transport, slept: list[float]) -> None:
+    ask = Asked(RegistryRateLimited("429", retry_after=7.0), NetworkError("reset", retryable=True))
+    assert await patiently(transport, RETRY, URL, ask) == "answer"
+    assert slept == [7.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("failures", "times"),
+    [
+        ([RegistryUnavailable("502")] * 9, 3),
+        ([RegistryRateLimited("429", retry_after=600.0)], 1),
+        ([NetworkError("no such host", retryable=False)], 1),
+        ([RegistryUnauthorized("401")], 1),
+    ],
+)
+async def test_a_query_is_not_repeated_without_end_or_hope(
+    transport: Transport, failures: list[Exception], times: int
+) -> None:
+    ask = Asked(*failures)
+    with pytest.raises(type(failures[0])):
+        await patiently(transport, RETRY, URL, ask)
+    assert ask.times == times
+
+
+async def test_a_host_that_wants_a_pause_is_sent_no_query(transport: Transport, slept: list[float]) -> None:
+    ask = Asked()
+    transport.budget(URL).park(30.0)
+    assert await patiently(transport, RETRY, URL, ask) == "answer"
+    assert slept == [pytest.approx(30.0, abs=1.0)]
+    transport.budget(URL).park(600.0)
+    with pytest.raises(RegistryRateLimited, match=r"api\.example has asked for a pause") as limited:
+        await patiently(transport, RETRY, URL, ask)
+    assert limited.value.retry_after == pytest.approx(600.0, abs=1.0)
+    assert ask.times == 1

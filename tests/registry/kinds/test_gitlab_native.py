@@ -13,7 +13,7 @@ from aiohttp import web
 
 from sensor.config.schema import Http
 from sensor.config.schema import Registry as Settings
-from sensor.errors import ConfigError, NetworkError, SecretError
+from sensor.errors import ConfigError, NetworkError, RegistryError, SecretError
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.registry.client import RegistryClient
 from sensor.registry.errors import CannotEnumerate, RegistryForbidden, RegistryRateLimited, RegistryUnavailable
@@ -112,6 +112,90 @@ async def test_the_projects_of_a_user_are_found_below_the_users_name(tmp_path: P
         listing = await registry.repositories()
         assert set(listing.names) == set(fake.names)
         assert listing.complete
+
+
+class WithCapitals(GitlabFake):
+    """Groups and projects are called as somebody wrote them once; images are always in small letters (GitLab 6.1)."""
+
+    def _holder(self, field: str, path: str, after: int, *, known: bool) -> dict[str, Any] | None:
+        return super()._holder(field, path.lower(), after, known=known)
+
+    def _rest(self, request: web.Request) -> web.Response:
+        if request.path.endswith("/api/v4/groups"):
+            return web.json_response([{"id": 1, "full_path": "Team"}])
+        return super()._rest(request)
+
+
+async def test_capitals_in_the_names_of_groups_hide_nothing(tmp_path: Path) -> None:
+    async with WithCapitals(tmp_path) as fake:
+        async with opened(fake) as registry:
+            assert set((await registry.repositories()).names) == set(fake.names)
+        async with opened(fake, **namespaces("Team/Sub")) as registry:
+            assert set((await registry.repositories()).names) == {"team/sub/db", "team/sub/edge/x/y"}
+        async with opened(fake, url=f"{fake.url}/Team/App") as registry:
+            assert (await registry.repositories()).names == ("team/app",)
+            assert (await registry.tags("team/app")).names
+
+
+async def test_a_user_of_whose_projects_one_fails_is_partial(tmp_path: Path) -> None:
+    class OfUser(GitlabFake):
+        async def _graphql(self, request: web.Request) -> web.Response:
+            variables = json.loads(await request.read())["variables"]
+            if variables.get("path") == "team/cli":
+                return web.json_response({"data": None, "errors": [{"message": "Internal server error"}]})
+            return await super()._graphql(request)
+
+        def _holder(self, field: str, path: str, after: int, *, known: bool) -> dict[str, Any] | None:
+            return None if (field, path) == ("group", "team") else super()._holder(field, path, after, known=known)
+
+    async with OfUser(tmp_path) as fake, opened(fake, **namespaces("team")) as registry:
+        listing = await registry.repositories()
+        assert set(listing.names) == {"team/app", "team/base"}
+        assert "team/cli could not be listed" in listing.reason
+
+
+async def test_a_user_who_disappears_between_pages_is_partial(tmp_path: Path) -> None:
+    class OfUser(GitlabFake):
+        def _holder(self, field: str, path: str, after: int, *, known: bool) -> dict[str, Any] | None:
+            gone = (field, path) == ("group", "team") or (field == "namespace" and after > 0)
+            return None if gone else super()._holder(field, path, after, known=known)
+
+    async with OfUser(tmp_path) as fake, opened(fake, **namespaces("team")) as registry:
+        listing = await registry.repositories()
+        assert set(listing.names) == {"team/app", "team/base"}
+        assert "disappeared" in listing.reason
+
+
+async def test_a_page_with_errors_beside_its_rows_is_partial(tmp_path: Path) -> None:
+    async with GitlabFake(tmp_path) as fake, opened(fake, **namespaces("team")) as registry:
+        nodes = [{"id": "gid://gitlab/ContainerRepository/1", "path": "team/app"}, None]
+        data = {"group": {"containerRepositories": {"nodes": nodes}}}
+        fake.api_failures = [web.json_response({"data": data, "errors": [{"message": "Timeout"}]})]
+        listing = await registry.repositories()
+        assert listing.names == ("team/app",)
+        assert "Timeout" in listing.reason
+
+
+async def test_what_was_out_of_use_is_tried_again_with_the_next_listing(tmp_path: Path) -> None:
+    async with GitlabFake(tmp_path) as fake, opened(fake, **namespaces("team")) as registry:
+        fake.graphql = fake.metadata_database = False
+        assert (await registry.repositories()).complete
+        assert (await registry.tags("team/app")).source == "tags/list"
+        fake.graphql = fake.metadata_database = True
+        assert (await registry.repositories()).complete
+        assert (await registry.tags("team/app")).source == "GitLab API"
+
+
+async def test_a_token_that_was_refused_is_shown_again_with_the_next_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_TOKEN", "glpat-expired")
+    token = {"api": {"token": {"env": "API_TOKEN"}}}
+    async with GitlabFake(tmp_path) as fake, opened(fake, **token, **namespaces("team")) as registry:
+        with pytest.raises(CannotEnumerate):
+            await registry.repositories()
+        monkeypatch.setenv("API_TOKEN", GROUP)
+        assert set((await registry.repositories()).names) == set(fake.names)
 
 
 async def test_namespaces_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -435,7 +519,7 @@ async def test_an_api_token_is_told_apart_from_the_login(tmp_path: Path) -> None
         opened(fake, username=DEPLOY_USER, password=DEPLOY, api={"token": GROUP}) as registry,
     ):
         standing = await registry.standing()
-        assert standing.identity == DEPLOY_USER
+        assert (standing.identity, standing.whose) == ("group_3_bot_a1", "api.token")
         assert standing.expires
         assert standing.may_write is None
         assert standing.detail.startswith("API token")
@@ -482,3 +566,39 @@ async def test_a_rotated_api_token_is_read_again(tmp_path: Path, monkeypatch: py
         fake.api_failures = [web.json_response({"message": "401 Unauthorized"}, status=401)]
         assert len((await registry.repositories()).names) == 2
         assert any(one.authorization == f"Bearer {OAUTH}" for one in fake.seen)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_an_api_url_that_leads_to_a_web_page_is_named(status: int, tmp_path: Path) -> None:
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(status=status, text="<!DOCTYPE html><html></html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", page)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with GitlabFake(tmp_path) as fake:
+            for more in ({}, namespaces("group")):
+                async with opened(fake, api={"url": url, "token": GROUP}, **more) as registry:
+                    with pytest.raises(RegistryError) as refused:
+                        await registry.repositories()
+                    assert "api.url" in refused.value.advice
+                    assert "web page" in refused.value.advice
+                    assert not refused.value.advice.startswith("give the sensor")
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_refused_api_token_is_named_before_the_advice_on_tokens(tmp_path: Path) -> None:
+    async with (
+        GitlabFake(tmp_path) as fake,
+        opened(fake, username=DEPLOY_USER, password=DEPLOY, api={"token": "glpat-wrong"}) as registry,
+    ):
+        with pytest.raises(CannotEnumerate) as refused:
+            await registry.repositories()
+        assert refused.value.advice.startswith("api.token was refused: mend that first; ")
+        assert refused.value.fault.startswith("api.token was refused: GET ")
+        assert "glpat-wrong" not in str(refused.value) + refused.value.fault

@@ -209,7 +209,9 @@ def test_a_project_robot_is_meant_for_its_own_project() -> None:
     assert _meant(projects, "robot$team+ci") == ["team", "other"]
     assert _meant(projects, "x-am+ci") == ["team", "am", "other"]
     assert _meant(projects, "robot$sensor") == ["team", "am", "library", "other"]
-    assert _meant(projects, "robot$gone+ci") == ["team", "am", "library", "other"]
+    assert _meant(projects, "a+b") == ["team", "am", "library", "other"]
+    # the project of this robot is not shown: nothing public stands in for it
+    assert _meant(projects, "robot$gone+ci") == [one.name for one in projects if not one.public]
     assert _meant([], "robot$team+ci") == []
 
 
@@ -407,3 +409,28 @@ async def test_the_api_may_have_a_credential_and_a_place_of_its_own(tmp_path: Pa
                 await registry.repositories()
         assert fake.seen[-1].authorization != "Bearer some-id-token"
         assert any(one.authorization == "Bearer some-id-token" for one in fake.seen)
+
+
+async def test_an_api_url_that_leads_to_a_web_page_is_named(tmp_path: Path) -> None:
+    async with HarborFake(tmp_path) as fake, web_page() as url, opened(fake, api={"url": url}) as registry:
+        try:
+            said = (await registry.repositories()).notes[0]
+        except CannotEnumerate as error:
+            said = error.advice
+        assert said.startswith("api.url answers with a web page")
+
+
+@contextlib.asynccontextmanager
+async def web_page() -> AsyncIterator[str]:
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(text="<!DOCTYPE html><html></html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", page)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

@@ -56,6 +56,27 @@ async def test_a_named_provider_wins_over_the_url() -> None:
     await client.close()
 
 
+@pytest.mark.parametrize("provider", ["artifactory", "gitlab", "harbor", "nexus", "quay"])
+async def test_an_api_in_plain_http_gets_no_credential_beside_a_registry_that_is_spoken_to_in_https(
+    provider: str,
+) -> None:
+    client = open_registry(
+        settings(
+            provider=provider,
+            url="https://registry.example",
+            insecure=True,
+            username="$oauthtoken",
+            password={"env": "PATH"},
+            api={"url": "http://127.0.0.1:9"},
+            repositories={"namespaces": ["team"]},
+        )
+    )
+    with pytest.raises(ConfigError, match="plain HTTP"):
+        await client.repositories()
+    assert client.requests == 0
+    await client.close()
+
+
 def test_an_unknown_provider_is_refused() -> None:
     odd = settings().model_copy(update={"provider": "elsewhere"})
     with pytest.raises(ConfigError, match="elsewhere"):

@@ -162,6 +162,15 @@ async def test_a_cached_tag_without_a_checksum_is_withheld(tmp_path: Path) -> No
             assert not hosted.digests
 
 
+async def test_a_tag_of_a_group_without_a_checksum_is_withheld_where_its_members_are_not_told(tmp_path: Path) -> None:
+    async with NexusFake(tmp_path) as fake, connected(fake, url=f"{fake.url}/{GROUP}") as registry:
+        fake.members = False
+        fake.unsummed = {CACHED}
+        await registry.repositories()
+        assert "upstream" in (await registry.tags(f"{GROUP}/library/nginx")).withheld["v1"]
+        assert fake.upstream == 0
+
+
 async def test_an_upstream_is_asked_on_demand(tmp_path: Path) -> None:
     url = f"/{PROXY}"
     async with NexusFake(tmp_path) as fake, connected(fake, url=fake.url + url, materialize=True) as registry:

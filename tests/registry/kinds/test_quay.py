@@ -9,8 +9,13 @@ from typing import Any
 
 import pytest
 
+from sensor.catalog.crawl import crawl
+from sensor.catalog.diff import RepositoryState
 from sensor.config.schema import Http, Registry
 from sensor.errors import RegistryError
+from sensor.pacing import Rate
+from sensor.registry.client import RegistryClient
+from sensor.registry.credentials import ConfiguredCredential
 from sensor.registry.errors import (
     CannotEnumerate,
     ImageWithheld,
@@ -20,12 +25,14 @@ from sensor.registry.errors import (
     UnexpectedAnswer,
 )
 from sensor.registry.kinds import open_registry
+from sensor.registry.kinds.kind import Connection, Opening
 from sensor.registry.kinds.quay import QUAY, explain, listing_rate, method, recognise
+from sensor.registry.kinds.quay_api import QuayApi
 from sensor.registry.login import Answer, Basic, StaticToken
 from sensor.registry.port import Registry as Client
 from sensor.registry.terms import Refusal
 from sensor.secret import Secret
-from sensor.transport import Reply, Retry
+from sensor.transport import Reply, Retry, Transport
 from tests.fakes.registries.provider import Login
 from tests.fakes.registries.quay import OAUTH_TOKEN, ROBOT, ROBOT_TOKEN, QuayFake
 
@@ -110,6 +117,44 @@ async def test_only_the_wanted_namespaces_are_asked_for(tmp_path: Path) -> None:
         assert len((await registry.repositories()).names) == 5
         assert fake.count("registry", "/api/v1/user/") == 0
         assert {one.path.partition("namespace=")[2][:4] for one in fake.seen if "namespace=" in one.path} == {"team"}
+
+
+async def test_public_repositories_of_a_namespace_are_listed_as_well(tmp_path: Path) -> None:
+    async with QuayFake(tmp_path) as fake, opened(fake, **OAUTH, repositories={"namespaces": ["team"]}) as registry:
+        fake.ungranted = {"team/base"}
+        assert "team/base" in (await registry.repositories()).names
+
+
+async def test_an_anonymous_client_looks_at_the_public_repositories_that_are_named(tmp_path: Path) -> None:
+    named = {"names": ["team/base"]}
+    async with QuayFake(tmp_path) as fake, opened(fake, auth="anonymous", repositories=named) as registry:
+        seen = await crawl(registry, settings(repositories=named))
+        assert [(one.name, one.state) for one in seen.repositories] == [("team/base", RepositoryState.PRESENT)]
+        assert seen.error == ""
+
+
+async def test_the_api_is_asked_at_its_pace(tmp_path: Path) -> None:
+    turns: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        turns.append(seconds)
+
+    async with QuayFake(tmp_path) as fake, opened(fake) as registry:
+        assert isinstance(registry, RegistryClient)
+        paced = Transport(sleep=sleep)
+        configured = settings(url=fake.url, insecure=True, **OAUTH)
+        connection = Connection(
+            opening=Opening(settings=configured, http=Http()),
+            address=registry.session.address,
+            transport=paced,
+            session=registry.session,
+            credentials=ConfiguredCredential(configured),
+        )
+        api = QuayApi(connection, Rate(per_second=1, burst=1))
+        assert len((await api.tags("team/app")).names) == 5
+        await paced.close()
+        assert len(turns) == 2  # three pages, the first at once
+        assert turns[-1] > 1
 
 
 async def test_without_namespaces_those_of_the_token_are_listed(tmp_path: Path) -> None:
@@ -206,3 +251,38 @@ def test_only_quay_io_has_the_documented_rate() -> None:
     assert rate.per_second <= 5
     assert listing_rate(settings(url="quay.example.com", provider="quay")) is None
     assert QUAY.name == "quay"
+
+
+async def test_a_refused_api_token_is_said_although_the_catalogue_stands_in(tmp_path: Path) -> None:
+    async with QuayFake(tmp_path) as fake:
+        robot = {"username": ROBOT, "password": ROBOT_TOKEN, "api": {"token": "expired"}}
+        async with opened(fake, **robot) as registry:
+            listing = await registry.repositories()
+            assert (listing.source, set(fake.names) <= set(listing.names)) == ("_catalog", True)
+            (note,) = listing.notes
+            assert note.startswith("api.token was refused: GET ")
+            assert note.endswith("; _catalog was used instead")
+            assert "expired" not in note.replace("token_expired", "")
+        async with opened(fake, username=ROBOT, password=ROBOT_TOKEN) as registry:
+            assert (await registry.repositories()).notes == ()  # a robot alone is as documented
+
+
+async def test_a_namespace_that_is_not_there_is_named(tmp_path: Path) -> None:
+    async with QuayFake(tmp_path) as fake:
+        async with opened(fake, **OAUTH, repositories={"namespaces": ["team", "taem"]}) as registry:
+            listing = await registry.repositories()
+            assert listing.names
+            assert [note.partition(":")[0] for note in listing.notes] == ["namespace taem"]
+        async with opened(fake, **OAUTH, repositories={"namespaces": ["taem"]}) as registry:
+            listing = await registry.repositories()
+            assert (listing.names, len(listing.notes)) == ((), 1)
+
+
+async def test_an_api_token_has_a_standing_of_its_own(tmp_path: Path) -> None:
+    async with QuayFake(tmp_path) as fake:
+        robot = {"username": ROBOT, "password": ROBOT_TOKEN, "api": {"token": OAUTH_TOKEN}}
+        async with opened(fake, **robot) as registry:
+            standing = await registry.standing()
+            assert (standing.identity, standing.whose) == ("alice", "api.token")
+        async with opened(fake) as registry:
+            assert (await registry.standing()).whose == ""
