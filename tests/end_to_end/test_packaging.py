@@ -375,6 +375,35 @@ def test_the_installed_command_is_this_version() -> None:
     assert ran.stdout.split() == ["harborguard-sensor", version]
 
 
+@pytest.mark.parametrize(
+    ("platform", "damage", "says"),
+    [
+        ("vax 3.11", "", "these wheels are not for"),
+        ("", "changed", "config.example.yaml: FAILED"),
+    ],
+)
+def test_the_archive_refuses_before_it_changes_anything(platform: str, damage: str, says: str, tmp_path: Path) -> None:
+    archive, place = tmp_path / "archive", tmp_path / "place"
+    archive.mkdir()
+    for name in ("deploy/install.sh", "config.example.yaml"):
+        (archive / Path(name).name).write_bytes((ROOT / name).read_bytes())
+    (archive / "PLATFORMS").write_text(f"{platform}\n")
+    sums = subprocess.run(
+        ["sha256sum", "config.example.yaml", "PLATFORMS"], cwd=archive, capture_output=True, check=True
+    )
+    (archive / "SHA256SUMS").write_bytes(sums.stdout)
+    with (archive / "config.example.yaml").open("a") as file:
+        file.write(damage)
+    place.mkdir()
+    ran = subprocess.run(
+        ["sh", archive / "install.sh"], env={"PATH": os.environ["PATH"], "PREFIX": str(place), "PYTHON": sys.executable},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert says in ran.stdout + ran.stderr
+    assert not list(place.iterdir())
+
+
 def test_set_up_tells_a_user_what_is_missing() -> None:
     command = [ROOT / ".ci/setup", "tools", "no-such-command-here"]
     user = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
