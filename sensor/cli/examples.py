@@ -42,6 +42,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "secret set production",
         "secret list --config config.yaml",
         "secret delete production",
+        "secret new-key /etc/harborguard-sensor/vault-key",
+        "secret rekey",
     ),
     "demo": (
         "demo",

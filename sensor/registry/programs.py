@@ -22,6 +22,7 @@ from sensor.errors import SecretError
 from sensor.registry.errors import inert
 from sensor.registry.login import Basic, Credential
 from sensor.secret import Secret
+from sensor.vault import KEY_VARIABLE
 
 _MOST_OUTPUT = 64 * 1024
 _HELPER_SECONDS = 30.0
@@ -64,7 +65,8 @@ async def run(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **(environment or {})},
+            # the key of all secrets is nobody else's business
+            env={name: value for name, value in os.environ.items() if name != KEY_VARIABLE} | dict(environment or {}),
             limit=_MOST_OUTPUT,
             start_new_session=True,
         )
