@@ -20,7 +20,8 @@ import structlog
 from sensor.repeats import Repeats
 from sensor.secret import Secret, without_secrets
 
-_MASK = "***"
+MASK = "***"
+"""What stands in the place of a secret."""
 _MOST_TEXT = 8 * 1024
 """Characters of one value; a traceback may be long, an answer of a server may be endless."""
 _OVERLAP = 4 * 1024
@@ -57,7 +58,7 @@ _SENSITIVE_TEXT = (
         r"\1 ***",
     ),
     (re.compile(r"\b(hg_(?:ak|live|pat|admin)_)[A-Za-z0-9_\-]+"), r"\1***"),
-    (re.compile(r"\beyJ[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*){1,4}"), _MASK),
+    (re.compile(r"\beyJ[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*){1,4}"), MASK),
     (re.compile(r"(://)[^/\s@'\"]+@"), r"\1***@"),
     (
         re.compile(r"(?i)([?&](?:[a-z0-9-]*(?:token|signature|credential)|sig|password|api_?key|code)=)[^&\s'\"]+"),
@@ -70,7 +71,7 @@ _SENSITIVE_TEXT = (
         ),
         r"\1***",
     ),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL), _MASK),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL), MASK),
 )
 _ACTIVE = re.compile(
     # control characters, bidirectional overrides, line separators, lone surrogates, invisible joiners and the byte-order mark
@@ -185,9 +186,14 @@ def _clean_trace(value: object) -> str:
 
 
 def _value_of(name: str, value: object, depth: int) -> Any:
-    if _SENSITIVE_NAME.search(name) and value not in (None, "", False, True):
-        return _MASK
+    if is_secret_name(name) and value not in (None, "", False, True):
+        return MASK
     return _clean(value, depth)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what stands under a name is a secret, to judge by the name."""
+    return _SENSITIVE_NAME.search(name) is not None
 
 
 def _clean(value: object, depth: int) -> Any:
@@ -195,7 +201,7 @@ def _clean(value: object, depth: int) -> Any:
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, Secret):
-        return _MASK
+        return MASK
     if isinstance(value, (bytes, bytearray, memoryview)):
         return clean_text(bytes(value[: _MOST_TEXT + _OVERLAP]).decode("latin-1"))
     if depth < _MOST_NESTED:
@@ -213,7 +219,7 @@ def _clean(value: object, depth: int) -> Any:
 def _clean_items(items: list[Any], depth: int) -> list[Any]:
     # ("Authorization", "...") is how header lists show their pairs
     if len(items) == 2 and isinstance(items[0], (str, bytes)) and _SENSITIVE_NAME.search(_plain(items[0])):
-        return [clean_text(_plain(items[0])), _MASK]
+        return [clean_text(_plain(items[0])), MASK]
     return [_clean(item, depth + 1) for item in items]
 
 

@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, assert_never
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from sensor.errors import SecretError
 from sensor.vault import open_vault
@@ -224,8 +224,19 @@ def is_private_file(path: Path) -> bool:
 _SHORTEST = 8
 """Characters; anything shorter would be found in ordinary words, and the gap would tell what it is."""
 _SHORTEST_LINE = 16
-_MOST_SEEN = 512
+_MOST_SEEN = 2048
 _LINE_ENDS = re.compile(r"[\r\n]+|\\n")
+
+
+def forms_of(value: str) -> set[str]:
+    """The forms in which a secret may turn up in a text: as it is, in a URL, in JSON, and a key line by line."""
+    whole = value.strip()
+    lines = (line for line in _LINE_ENDS.split(whole) if len(line) >= _SHORTEST_LINE and "-----" not in line)
+    found = set()
+    for part in (whole, *lines):
+        data = part.encode(errors="replace")
+        found |= {part, quote(data), quote(data, safe=""), quote_plus(data), json.dumps(part)[1:-1]}
+    return found
 
 
 class _Seen:
@@ -237,26 +248,27 @@ class _Seen:
         self._pattern: re.Pattern[str] | None = None
 
     def add(self, value: str) -> None:
-        """Remember a secret in the forms in which it may turn up: as it is, in a URL, in JSON, and a key line by line."""
-        whole = value.strip()
-        lines = [line for line in _LINE_ENDS.split(whole) if len(line) >= _SHORTEST_LINE and "-----" not in line]
-        forms = {whole, quote(whole.encode(errors="replace"), safe=""), json.dumps(whole)[1:-1], *lines}
-        texts = [form for form in forms if len(form) >= _SHORTEST]
+        """Remember a secret."""
+        texts = [form for form in forms_of(value) if len(form) >= _SHORTEST]
         with self._lock:
-            is_known = all(text in self._texts for text in texts)
+            if not all(text in self._texts for text in texts):
+                self._pattern = None
             for text in texts:
                 self._texts.pop(text, None)  # to the end: those read last are kept
                 self._texts[text] = None
-            if is_known:
-                return
             while len(self._texts) > _MOST_SEEN:
                 del self._texts[next(iter(self._texts))]
-            # the longest first: one secret may begin with another
-            self._pattern = re.compile("|".join(map(re.escape, sorted(self._texts, key=len, reverse=True))))
 
     def masked(self, text: str) -> str:
         """The text with every one of them replaced."""
-        return self._pattern.sub("***", text) if self._pattern is not None else text
+        if not self._texts:
+            return text
+        if (pattern := self._pattern) is None:
+            with self._lock:
+                # the longest first: one secret may begin with another
+                pattern = re.compile("|".join(map(re.escape, sorted(self._texts, key=len, reverse=True))))
+                self._pattern = pattern
+        return pattern.sub("***", text)
 
 
 _SEEN = _Seen()
@@ -265,3 +277,9 @@ _SEEN = _Seen()
 def without_secrets(text: str) -> str:
     """A text in which every secret that this process has read lately is `***`, wherever it stands."""
     return _SEEN.masked(text)
+
+
+def remembered(value: str) -> Secret:
+    """A secret that came from elsewhere than `read_secret`, for example from another program, to be masked like those."""
+    _SEEN.add(value)
+    return Secret(value)

@@ -21,6 +21,7 @@ from sensor.secret import (
     describe_source,
     is_private_file,
     read_secret,
+    remembered,
     store_in_keyring,
     without_secrets,
 )
@@ -277,9 +278,8 @@ def test_of_two_secrets_the_longer_one_is_masked_whole(tmp_path: Path) -> None:
     assert without_secrets("<abcdefgh-beginning-and-more>") == "<***>"
 
 
-def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
-    for number in range(600):
-        (tmp_path / "s").write_text(f"secret-number-{number:04}")
-        read_secret(FromFile(str(tmp_path / "s")))
-    assert without_secrets("secret-number-0599") == "***"
+def test_what_is_remembered_is_bounded() -> None:
+    for number in range(2100):
+        assert remembered(f"secret-number-{number:04}").reveal().endswith(str(number))
+    assert without_secrets("secret-number-2099") == "***"
     assert without_secrets("secret-number-0001") == "secret-number-0001"

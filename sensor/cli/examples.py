@@ -45,6 +45,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "secret new-key /etc/harborguard-sensor/vault-key",
         "secret rekey",
     ),
+    "support": (
+        "support --config /etc/harborguard-sensor/config.yaml",
+        "support --no-test --output ticket.tar.gz",
+    ),
     "demo": (
         "demo",
         "demo --once",

@@ -21,7 +21,7 @@ from sensor.config.logins import CredentialPlugin
 from sensor.errors import SecretError
 from sensor.registry.errors import inert
 from sensor.registry.login import Basic, Credential
-from sensor.secret import Secret
+from sensor.secret import Secret, remembered
 from sensor.vault import KEY_VARIABLE
 
 _MOST_OUTPUT = 64 * 1024
@@ -119,7 +119,7 @@ async def ask_helper(name: str, server: str) -> tuple[str, Secret] | None:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"{command} answered something else than a credential"
         raise SecretError(message, "update the helper") from error
-    return (answer.Username, Secret(answer.Secret)) if answer.Secret else None
+    return (answer.Username, remembered(answer.Secret)) if answer.Secret else None
 
 
 class PluginCredential:
@@ -168,7 +168,7 @@ class PluginCredential:
         found = best_match(answer.auth or {}, self._image)
         if found is None:
             return None, seconds
-        return Basic(username=found.username, password=Secret(found.password)), seconds
+        return Basic(username=found.username, password=remembered(found.password)), seconds
 
 
 def best_match(entries: Mapping[str, _PluginAuth], image: str) -> _PluginAuth | None:
