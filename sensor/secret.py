@@ -261,7 +261,7 @@ class _Seen:
 
     def masked(self, text: str) -> str:
         """The text with every one of them replaced."""
-        if not self._texts:
+        if len(text) < _SHORTEST or not self._texts:
             return text
         if (pattern := self._pattern) is None:
             with self._lock:

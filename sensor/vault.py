@@ -56,7 +56,7 @@ _WHERE_KEY = (
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """One vault file, its keys, and the directories in which no key may lie. The first key writes, any of them reads."""
+    """One vault file and its keys. The first key writes, any of them reads."""
 
     path: Path
     keys: tuple[bytes, ...]
@@ -177,8 +177,8 @@ class Vault:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
-def open_vault(environ: Mapping[str, str], *, apart: tuple[Path, ...] = ()) -> Vault | None:
-    """The vault that the environment names; None where it names none. `apart` are further directories in which the key may not lie.
+def open_vault(environ: Mapping[str, str]) -> Vault | None:
+    """The vault that the environment names; None where it names none.
 
     Raises:
         SecretError: there is no key, it is none, it lies beside the vault, or others may read or write where they must not.
@@ -193,7 +193,7 @@ def open_vault(environ: Mapping[str, str], *, apart: tuple[Path, ...] = ()) -> V
     _check_directory(path)
     # systemd tells a service its state directories, colons between them
     state = [Path(each) for each in environ.get("STATE_DIRECTORY", "").split(":") if each]
-    return Vault(path, _keys(environ, (path.parent, *state, *apart)))
+    return Vault(path, _keys(environ, (path.parent, *state)))
 
 
 def new_key() -> str:

@@ -31,6 +31,7 @@ from sensor.vault import (
 
 KEY = bytes(range(32))
 OTHER = bytes(32)
+SEALED = seal({}, KEY)
 NOBODY = 65534
 
 
@@ -105,8 +106,9 @@ def test_a_vault_cut_short_or_grown_is_noticed() -> None:
         (b"{}" * 100, (KEY,), "is not a vault"),
         (b"HGVAULT2" + seal({}, KEY)[8:], (KEY,), "a format that this version does not know"),
         (seal({}, KEY), (OTHER,), "cannot be opened with this key"),
-        (seal({}, KEY)[:-1] + b"?", (KEY,), "is damaged"),
+        (SEALED[:-1] + bytes([SEALED[-1] ^ 1]), (KEY,), "is damaged"),
     ],
+    ids=["empty", "another file", "newer", "other key", "damaged"],  # the bytes differ from run to run
 )
 def test_each_trouble_has_its_own_words(data: bytes, keys: tuple[bytes, ...], message: str) -> None:
     with pytest.raises(SecretError, match=message):
@@ -285,8 +287,6 @@ def test_no_key_below_any_state_directory(home: Path, key_file: Path, tmp_path: 
     environ = environment(home, key_file)
     with pytest.raises(SecretError, match="lies beside the data"):
         open_vault({**environ, "STATE_DIRECTORY": f"{tmp_path / 'x'}:{tmp_path / 'etc'}"})
-    with pytest.raises(SecretError, match="lies beside the data"):
-        open_vault(environ, apart=(tmp_path,))
     assert "lies beside the data" in key_beside_data(environ, tmp_path / "etc")
     assert key_beside_data(environ, home) == ""
     assert key_beside_data({KEY_FILE_VARIABLE: str(key_file)}, tmp_path / "etc") == ""
