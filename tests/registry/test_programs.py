@@ -16,7 +16,7 @@ from sensor.config.logins import CredentialPlugin
 from sensor.errors import SecretError
 from sensor.registry.login import Basic
 from sensor.registry.programs import PluginCredential, _PluginAuth, ask_helper, best_match, go_duration, run
-from sensor.secret import Secret
+from sensor.secret import FromEnv, Secret
 from tests.fakes.programs import script
 
 
@@ -24,6 +24,19 @@ async def test_a_program_gets_its_question_and_its_environment(tmp_path: Path) -
     program = script(tmp_path / "echo", 'printf "%s %s %s" "$1" "$EXTRA" "$(cat)"; echo noise >&2; exit 3')
     status, output = await run([str(program), "get"], b"question", seconds=10, environment={"EXTRA": "more"})
     assert (status, output) == (3, b"get more question")
+
+
+async def test_a_program_inherits_none_of_the_sensors_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HG_API_KEY", "HARBORGUARD_API_KEY", "TEAM_REGISTRY_SECRET", "HELPER_SETTING"):
+        monkeypatch.setenv(name, f"value of {name}")
+    source = FromEnv("TEAM_REGISTRY_SECRET")
+    program = script(tmp_path / "env", "env")
+    _, output = await run([str(program)], b"", seconds=10, environment={"HG_GIVEN": "by the operator"})
+    given = dict(line.split("=", 1) for line in output.decode().splitlines() if "=" in line)
+    assert given["HELPER_SETTING"] == "value of HELPER_SETTING"
+    assert given["HG_GIVEN"] == "by the operator"
+    assert given["PATH"] == os.environ["PATH"]
+    assert not {"HG_API_KEY", "HARBORGUARD_API_KEY", source.name} & set(given)
 
 
 async def test_a_program_that_reads_nothing_is_no_failure(tmp_path: Path) -> None:
