@@ -72,8 +72,8 @@ class ConfiguredSites:
         """The registry that serves a reference of a job: one that reports over the job's link.
 
         Several may share a host: the one with the narrowest namespace that holds the repository has the credential for it. Over the default
-        link, a host that is not configured at all is asked without credentials, if the control plane may name it (`_refuse_host`). No link reaches a registry of another link: the two may belong
-        to different organisations.
+        link, a host that is not configured at all is asked without credentials, where `_refuse_host` lets it pass. No link reaches a registry
+        of another link: the two may belong to different organisations.
 
         Raises:
             ConfigError: no registry of the link has that host and repository, and the link may not go elsewhere.
