@@ -120,6 +120,25 @@ async def test_cancellation_at_any_moment_of_the_start_leaves_nothing(turns: int
     assert task.cancelled()
 
 
+async def test_the_process_is_told_nothing_that_it_could_give_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HG_API_KEY", "hg_ak_secret")
+    monkeypatch.setenv("REGISTRY_PASSWORD", "hg_ak_secret")
+    seen: list[bytes] = []
+
+    async def looking() -> AsyncIterator[bytes]:
+        room = Path(f"/proc/{the_child()}")
+        seen.extend((room / name).read_bytes() for name in ("environ", "cmdline"))
+        seen.append(os.fsencode((room / "cwd").readlink()))
+        yield BLOB
+
+    await read_layer(looking(), limits=DEFAULT_LIMITS)
+    environment, arguments, directory = seen
+    names = {line.partition(b"=")[0] for line in environment.split(b"\0") if line}
+    assert names <= {b"LANG", b"LC_ALL", b"LD_LIBRARY_PATH", b"TMPDIR"}
+    assert b"secret" not in environment + arguments
+    assert directory == b"/"
+
+
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV")])
 async def test_a_process_that_dies_says_by_which_signal(number: signal.Signals, name: str) -> None:
     async def killing() -> AsyncIterator[bytes]:
