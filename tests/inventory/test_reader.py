@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from sensor.errors import DataError, NetworkError
 from sensor.inventory.reader import read_layer
 from sensor.limits import DEFAULT_LIMITS, MIB
 from tests.fakes.layers import file, layer
+from tests.fakes.programs import is_over
 
 STATUS = b"Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 5.2-1\n\n"
 BLOB = layer(file("var/lib/dpkg/status", STATUS), file("noise", bytes(range(256)) * 100))
@@ -118,6 +121,25 @@ async def test_cancellation_at_any_moment_of_the_start_leaves_nothing(turns: int
             await asyncio.sleep(0)
         task.cancel()
     assert task.cancelled()
+
+
+def test_the_process_does_not_outlive_its_parent() -> None:
+    parent = (
+        "import asyncio, os, signal\n"
+        "from sensor.inventory.reader import read_layer\n"
+        "from sensor.limits import DEFAULT_LIMITS\n"
+        "async def endless():\n"
+        "    yield bytes(1 << 20)\n"
+        "    (child,) = open(f'/proc/self/task/{os.getpid()}/children').read().split()\n"
+        # it writes no answer before the end: that it takes bytes shows that it has begun to work
+        "    for _ in range(20): yield bytes(1 << 20)\n"
+        "    print(child, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(read_layer(endless(), limits=DEFAULT_LIMITS))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert is_over(int(done.stdout), seconds=10)
 
 
 async def test_the_process_is_told_nothing_that_it_could_give_away(monkeypatch: pytest.MonkeyPatch) -> None:

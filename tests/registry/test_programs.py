@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from sensor.errors import SecretError
 from sensor.registry.login import Basic
 from sensor.registry.programs import PluginCredential, _PluginAuth, ask_helper, best_match, go_duration, run
 from sensor.secret import FromEnv, Secret
-from tests.fakes.programs import script
+from tests.fakes.programs import is_over, script
 
 
 async def test_a_program_gets_its_question_and_its_environment(tmp_path: Path) -> None:
@@ -54,6 +55,18 @@ async def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
     if pid.exists():
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid.read_text()), 0)
+
+
+async def test_what_a_program_has_started_ends_with_it(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    program = script(tmp_path / "parent", f"sleep 100 & echo $! > {told}; wait")
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        running = group.create_task(run([str(program)], b"", seconds=60))
+        started = int(await asyncio.to_thread(told.read_text))
+        assert is_over(started, seconds=0) is False
+        running.cancel()
+    assert is_over(started, seconds=10)
 
 
 async def test_a_program_that_talks_without_end_is_ended(tmp_path: Path) -> None:
