@@ -1,6 +1,6 @@
 # `make demo` and `make test` need nothing but git, make and python3; each makes .venv itself.
 .POSIX:
-.PHONY: setup dev demo test check bench bench-poll format fresh lock image dist clean help
+.PHONY: setup dev demo test check audit bench bench-poll format fresh lock image dist clean help
 
 BIN = .venv/bin
 SUITE = bookworm
@@ -27,6 +27,9 @@ check: dev ## static gates, and a smoke run of the built wheel
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@.ci/wheel
+
+audit: setup ## judge the locked dependencies without a network (ADVISORIES=DIR: a state directory, or OSV's files)
+	@$(BIN)/python .ci/audit $(ADVISORIES)
 
 format: dev ## format and fix what can be fixed
 	@$(BIN)/ruff format .

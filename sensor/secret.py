@@ -77,11 +77,19 @@ class FromKeyring:
     name: str
 
 
+_VARIABLES: set[str] = set()
+"""Names of the environment variables that a configuration of this process takes secrets from."""
+_OWN_VARIABLES = ("HG_", "HARBORGUARD_")
+
+
 @dataclass(frozen=True, slots=True)
 class FromEnv:
     """An environment variable."""
 
     name: str
+
+    def __post_init__(self) -> None:
+        _VARIABLES.add(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +221,15 @@ def delete_from_keyring(name: str) -> None:
     except (KeyringError, RuntimeError) as error:
         message = f"the keyring entry {name!r} cannot be deleted: {error}"
         raise SecretError(message) from error
+
+
+def environment_for_others() -> dict[str, str]:
+    """The environment for a program of somebody else: without the variables that hold the sensor's secrets, and without its own."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _VARIABLES and not name.startswith(_OWN_VARIABLES)
+    }
 
 
 def is_private_file(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Credentials from other programs: docker's credential helpers, and plug-ins that speak the kubelet's exec protocol.
 
 A program runs only if the configuration names it. It gets its question on stdin and answers JSON on stdout; what it says on stderr is
-not shown, because nobody knows what is in there. Time and size are bounded.
+not shown, because nobody knows what is in there. Time and size are bounded. It inherits the environment without the sensor's own secrets.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from sensor.config.logins import CredentialPlugin
 from sensor.errors import SecretError
 from sensor.registry.errors import inert
 from sensor.registry.login import Basic, Credential
-from sensor.secret import Secret, remembered
-from sensor.vault import KEY_VARIABLE
+from sensor.secret import Secret, environment_for_others, remembered
 
 _MOST_OUTPUT = 64 * 1024
 _HELPER_SECONDS = 30.0
@@ -67,8 +66,7 @@ async def run(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            # the key of all secrets is nobody else's business
-            env={name: value for name, value in os.environ.items() if name != KEY_VARIABLE} | dict(environment or {}),
+            env={**environment_for_others(), **(environment or {})},
             limit=_MOST_OUTPUT,
             start_new_session=True,
         )
