@@ -141,7 +141,7 @@ def test_latest_that_keep_leaves_out_is_pointed_out(run: Run, versions: ImageSto
     ]
     named = "rules: [{tags: latest, keep: {}}, {tags: '*'}], keep: {last: 2}"
     document = run("plan", "-c", configured(tmp_path, versions, named), "-o", "json").json()[0]
-    assert document["notices"] == []
+    assert not any("latest" in notice for notice in document["notices"])
     assert [row["tag"] for row in document["tags"] if row["selected"]] == ["1.10.0", "2.0.0", "latest", "latest"]
 
 

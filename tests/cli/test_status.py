@@ -153,7 +153,11 @@ def test_what_is_held_what_waits_and_what_is_left_of_quotas_is_shown(run: Run, t
         at=NOW, registry="prod", reference="r", digest="x", status="SUCCESS", packages=1, counts={}, gaps=(),
         layers_fetched=1, layers_cached=0, bytes_fetched=1, seconds=1.0,
     ))  # fmt: skip
-    board.handle(events.IntakeChanged(at=NOW, registry="night", reason="outside of its windows", until=NOW))
+    board.handle(
+        events.IntakeChanged(
+            at=NOW, registry="night", reason="outside of its windows", until=datetime.now(UTC) + timedelta(hours=1)
+        )
+    )
     board.handle(events.QuotaChanged(
         at=NOW, host="registry-1.docker.io", limit=100, remaining=42, window_seconds=21600, source="203.0.113.9",
     ))  # fmt: skip

@@ -222,8 +222,9 @@ async def test_a_missing_right_for_a_repository_names_the_roles(
         for attempt in (registry.tags(APP), registry.manifest(APP, "v1"), registry.head(APP, "v1")):
             with pytest.raises((RegistryForbidden, RegistryUnauthorized)) as denied:
                 await attempt
-            assert "AcrPull" in denied.value.advice
-            assert "Container Registry Repository Reader" in denied.value.advice
+            scope_map = login == "scope-map token"  # which has permissions, not roles
+            named = ("content/read",) if scope_map else ("AcrPull", "Container Registry Repository Reader")
+            assert all(word in denied.value.advice for word in named)
 
 
 async def test_a_refused_login_is_not_taken_for_a_missing_right(
