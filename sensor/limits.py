@@ -109,6 +109,8 @@ class Limits:
     """Serialised envelope. The control plane cuts bodies off at 10 MiB and then fails to parse them."""
     indexed_text_bytes: int = 2_600
     """Text that the control plane keeps in a PostgreSQL index; rows above about 2 700 bytes are refused."""
+    catalogue_page_bytes: int = 1 * MIB
+    """Names in one page of a reported catalogue: about 30 000 tags."""
     answer_bytes: int = 4 * MIB
     """One answer of a control plane."""
     upload_seconds: float = 600.0

@@ -27,6 +27,7 @@ from sensor.catalog.crawl import crawl
 from sensor.catalog.credentials import CredentialWatch
 from sensor.catalog.diff import Crawl, Diff, DigestState, diff_catalogue
 from sensor.catalog.ledgers import Ledgers
+from sensor.catalog.listings import note_sweep
 from sensor.catalog.news import news_of
 from sensor.catalog.select import withheld
 from sensor.catalog.snapshots import Snapshots, Standing
@@ -94,6 +95,8 @@ class Pipeline:
                 for place in advance.queued
             )
             await self.queue.put_all(new, Lane.NEW, connection=connection)
+            error = next(seen.troubles(), "")
+            await note_sweep(connection, name, self._now(), complete=seen.complete, error=error)
         await self._tell(seen, diff)
         if (checked := await self.credentials.look(name, client)) is not None:
             self._publish(checked)

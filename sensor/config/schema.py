@@ -45,6 +45,8 @@ class ControlPlane(Connection):
     """Pause between job polls; jitter of up to a third is added so that sensors do not poll in step."""
     default_registry: str = ""
     """Host that completes job references without one. Empty: such jobs fail with an explanation."""
+    catalogue: bool = True
+    """Tell the names of repositories and tags that the filters keep, when they change."""
 
 
 class RegistryControlPlane(Section):

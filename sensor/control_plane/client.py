@@ -23,6 +23,7 @@ from sensor.control_plane import wire
 from sensor.control_plane.errors import (
     AlreadyDone,
     Forbidden,
+    NoSuchCall,
     NotFound,
     NothingStored,
     OutcomeUnknown,
@@ -104,6 +105,18 @@ class ControlPlaneClient:
             raise Refused("a job id is not usable in a URL")
         status = _clean(wire.JobStatus(status=outcome, error=error[:_LONGEST_ERROR_SENT]))
         self._expect_json(await self._call("POST", f"/api/agent/jobs/{quote(job, safe='')}/status", status))
+
+    async def report_catalogue(self, page: wire.Catalog) -> bool:
+        """Tell one page of what a registry holds. False: this server takes no catalogues (404, 405), which is no fault of anybody.
+
+        Raises:
+            ControlPlaneError: see `errors`; SecretError: the key cannot be read.
+        """
+        try:
+            await self._call("POST", "/api/agent/catalog", _clean(page))
+        except (NotFound, NoSuchCall):
+            return False
+        return True
 
     async def upload(self, body: bytes) -> wire.UploadAnswer:
         """Upload an envelope, once.
@@ -246,7 +259,7 @@ class ControlPlaneClient:
                     "a proxy in front of the control plane refuses a large upload", "allow bodies of 10 MB"
                 )
             case 405:
-                error = WrongAddress(f"{self.link.url} does not take this call (405)", "check control_plane.url")
+                error = NoSuchCall(f"{self.link.url} does not take this call (405)", "check control_plane.url")
             case _ if 300 <= status < 400:
                 error = WrongAddress(
                     f"{self.link.url} redirects to {reply.headers.get('location', 'another address')[:200]!r}",
@@ -283,7 +296,7 @@ def _wait(reply: Reply) -> float | None:
     return retry_after(reply.headers)
 
 
-def _clean(document: wire.Registration | wire.JobStatus) -> msgspec.Struct:
+def _clean(document: wire.Registration | wire.JobStatus | wire.Catalog) -> msgspec.Struct:
     """Without what the server's database refuses: a NUL or a lone surrogate is a 500 (sections 3.3, 4.5)."""
     changes: dict[str, str | dict[str, str]] = {}
     for name in document.__struct_fields__:

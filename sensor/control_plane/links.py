@@ -34,6 +34,7 @@ class Link:
     heartbeat: float = 30.0
     poll: float = 15.0
     default_registry: str = ""
+    reports_catalogue: bool = True
     route: Route = field(default_factory=Route)
 
     @property
@@ -112,6 +113,7 @@ def _link(config: Config, url: str, key: SecretSource, section: str, default: Co
         sensor_name=default.name if default is not None else "",
         heartbeat=default.heartbeat if default is not None else 30.0,
         poll=default.poll if default is not None else 15.0,
+        reports_catalogue=default.catalogue if default is not None else True,
         route=Route(
             ca_file=ca_file or config.http.ca_file, proxy=proxy or config.http.proxy, no_proxy=config.http.no_proxy
         ),

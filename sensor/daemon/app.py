@@ -15,9 +15,10 @@ from sensor.catalog.snapshots import Snapshots
 from sensor.config.schema import Config
 from sensor.control_plane.client import ControlPlaneClient, transport_for
 from sensor.control_plane.links import Link
+from sensor.daemon.catalogue import CatalogueReporter
 from sensor.daemon.engine import Engine, build_engine, utc_now
 from sensor.daemon.link import LinkKeeper
-from sensor.events import Event, Publish
+from sensor.events import Event, Publish, SweepFinished
 from sensor.pipeline import Pipeline
 from sensor.report.deliver import Deliverer
 from sensor.report.outbox import Outbox
@@ -31,11 +32,12 @@ from sensor.work.queue import TableQueue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkParts:
-    """One link: its heartbeat and its job poll, each on connections of its own."""
+    """One link: its heartbeat, its job poll and its catalogue, each on connections of its own."""
 
     link: Link
     keeper: LinkKeeper
     poller: JobPoller
+    catalogue: CatalogueReporter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +69,13 @@ async def build_app(
     """
     board = StatusBoard(advisory_age=timedelta(seconds=config.advisories.max_age))
 
+    links: list[LinkParts] = []
+
     def publish(event: Event) -> None:
         board.handle(event)
+        if isinstance(event, SweepFinished):
+            for parts in links:
+                parts.catalogue.wake()
         for listener in listeners:
             listener(event)
 
@@ -96,7 +103,6 @@ async def build_app(
             filled=deliverer.wake,
         )
         agents: dict[str, str] = {}
-        links = []
         for link in engine.sites.links:
             # heartbeats have a transport of their own: they must not wait behind an upload
             beats = transport_for(link, engine.sites.limits)
@@ -144,4 +150,7 @@ def _link_parts(
         clock=engine.judge.clock,
         answered=deliverer.wake,
     )
-    return LinkParts(link=link, keeper=keeper, poller=poller)
+    catalogue = CatalogueReporter(
+        client, engine.storage, engine.sites, limits=engine.sites.limits, clock=engine.judge.clock
+    )
+    return LinkParts(link=link, keeper=keeper, poller=poller, catalogue=catalogue)

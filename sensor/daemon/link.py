@@ -89,6 +89,7 @@ class LinkKeeper:
             os=platform.system().lower(),
             arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
             scanner_versions={"harborguard-sensor": self._version},
+            capabilities=("scan", "discovery") if self._link.reports_catalogue else ("scan",),
         )
         self._agent = await self._client.register(registration)
         self._registered_as(self._agent)

@@ -19,6 +19,7 @@ import structlog
 
 from sensor import events
 from sensor.advisories.update import update
+from sensor.catalog.listings import keep_only
 from sensor.config.load import Loaded
 from sensor.config.schema import Config, Schedule
 from sensor.daemon.app import App
@@ -125,6 +126,8 @@ class Daemon:
         for parts in app.links:
             loops.append((f"heartbeat {parts.link.name}", parts.keeper.run()))
             loops.append((f"jobs {parts.link.name}", parts.poller.run(parts.keeper)))
+            if parts.link.reports_catalogue:
+                loops.append((f"catalogue {parts.link.name}", parts.catalogue.run(parts.keeper)))
         loops.append(("delivery", app.deliverer.run()))
         loops.append(("leases", self._keep_leases()))
         loops.append(("ledgers", self._tell_ledgers()))
@@ -319,6 +322,7 @@ class Daemon:
                 keep = await app.snapshots.digests()
                 async with app.engine.storage.transaction() as connection:
                     await app.snapshots.keep_only(connection, app.engine.sites.names())
+                    await keep_only(connection, app.engine.sites.names())
                     await app.snapshots.prune(connection, before)
                     await app.engine.judge.images.prune(connection, keep, before)
                 await app.engine.storage.compact()

@@ -17,7 +17,7 @@ from sensor.limits import Limits
 from sensor.model.manifest import Platform, parse_platform
 from sensor.model.reference import Reference
 from sensor.pacing import Budgets
-from sensor.registry.kinds import open_registry
+from sensor.registry.kinds import find_kind, open_registry
 from sensor.registry.port import Registry as Client
 from sensor.registry.port import covers
 from sensor.version import VERSION
@@ -65,6 +65,19 @@ class ConfiguredSites:
             message = f"there is no registry {name!r} in the configuration"
             raise ConfigError(message, "it was removed; work for it is dropped")
         return settings, self._client(settings)
+
+    def reporting(self, link: str) -> tuple[str, ...]:
+        """The registries that report over a link now."""
+        return next((found.registries for found in self.links if found.name == link), ())
+
+    def address(self, registry: str) -> tuple[str, str]:
+        """Host and kind of a registry, for its catalogue.
+
+        Raises:
+            ConfigError: it is not configured (any more), or its address is unusable.
+        """
+        settings, client = self.registry(registry)
+        return client.host, find_kind(settings).name
 
     async def registry_for(self, reference: Reference, link: str) -> tuple[Registry, Client]:
         """The registry that serves a reference of a job: one that reports over the job's link.

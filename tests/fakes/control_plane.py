@@ -29,11 +29,12 @@ _ROUTES = {
     "/api/agent/register": ("POST",),
     "/api/agent/heartbeat": ("POST",),
     "/api/agent/jobs": ("GET", "HEAD"),
+    "/api/agent/catalog": ("POST",),
     "/api/scans/upload": ("GET", "HEAD", "POST"),
     "/api/health": ("GET", "HEAD"),
     "/api/ready": ("GET", "HEAD"),
 }
-Endpoint = Literal["agents", "register", "heartbeat", "jobs", "status", "upload", "ready", "health"]
+Endpoint = Literal["agents", "register", "heartbeat", "jobs", "status", "upload", "ready", "health", "catalog"]
 
 
 @dataclass(kw_only=True)
@@ -97,6 +98,8 @@ class FakeControlPlane:
         self.has_database = True
         self.cancelled: list[str] = []
         """Sent as `cancelJobs`, which the open-source server never does."""
+        self.catalogues: list[dict[str, Any]] | None = None
+        """Pages of catalogues; None: there is no such route, as in the open-source server."""
         self.arrived = asyncio.Event()
         """Set whenever a request has arrived."""
         self._idle = idle_seconds
@@ -205,7 +208,7 @@ class FakeControlPlane:
         if clean != path:
             return _bare(308, clean, Location=clean)
         methods = ("POST",) if endpoint == "status" else _ROUTES.get(path)
-        if methods is None:
+        if methods is None or (endpoint == "catalog" and self.catalogues is None):
             return web.Response(
                 status=404, text="<!DOCTYPE html><html></html>", content_type="text/html", charset="utf-8"
             )
@@ -252,6 +255,7 @@ class FakeControlPlane:
             "register": "Registration failed",
             "heartbeat": "Heartbeat failed",
             "status": "Failed to update job status",
+            "catalog": "Catalog failed",
         }[endpoint]
         try:
             document = _parse(body)
@@ -261,6 +265,10 @@ class FakeControlPlane:
             rules.require_whole_text(document)
             if endpoint == "register":
                 return self._register(agent, document)
+            if endpoint == "catalog":
+                assert self.catalogues is not None
+                self.catalogues.append(document)
+                return _json({"ok": True})
             if endpoint == "heartbeat":
                 agent.heartbeats += 1
                 agent.metadata, agent.status = document, "ACTIVE"
