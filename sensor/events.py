@@ -255,6 +255,27 @@ class ResultRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxPart:
+    """One link's part of the outbox; a link that left the configuration may still have one.
+
+    `counts` are entries by state: waiting, sending, unknown, reporting are still to be delivered, dead, exported and delivered are not.
+    `oldest` is when the oldest was made that is still to be delivered.
+    """
+
+    link: str
+    counts: dict[str, int]
+    bytes: int
+    oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxCounted:
+    """What is in the outbox, link by link."""
+
+    parts: tuple[OutboxPart, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigReloaded:
     """SIGHUP: a new configuration is in force, or (`error`) the old one was kept."""
 
@@ -288,6 +309,7 @@ Event: TypeAlias = (
     | JobFinished
     | ResultDelivered
     | ResultRefused
+    | OutboxCounted
     | ConfigReloaded
 )
 

@@ -119,6 +119,10 @@ class Limits:
     """Undelivered results, compressed. Above, the oldest results of sweeps go first; the answer to a job is never dropped."""
     outbox_seconds: float = 30 * 86_400.0
     """Age at which an undelivered result of a sweep, or one that was refused, is dropped."""
+    parcel_line_bytes: int = 96 * MIB
+    """One line of an exported outbox: an entry, compressed and in base64. An incompressible envelope takes 14 MB."""
+    parcel_entries: int = 1_000_000
+    """Entries of one exported outbox."""
     connect_seconds: float = 15.0
     """TCP and TLS set-up."""
     idle_seconds: float = 60.0

@@ -112,6 +112,7 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=False):
     problems: list[str]
     registries: list[RegistryStatus]
     links: list[LinkStatus]
+    outbox: list[events.OutboxPart]
     quotas: list[QuotaStatus]
     running: list[RunningImage]
     failures: list[Failure]
@@ -145,6 +146,7 @@ class StatusBoard:
         self._sweeping: set[str] = set()
         """Registries whose sweep has told nothing yet."""
         self._links: dict[str, LinkStatus] = {}
+        self._outbox: tuple[events.OutboxPart, ...] = ()
         self._quotas: dict[str, QuotaStatus] = {}
         self._finished: dict[str, deque[datetime]] = {}
         """When images of a registry were scanned, the last hour."""
@@ -225,6 +227,8 @@ class StatusBoard:
                 link = self._link(event.link)
                 link.refused += 1
                 link.error = event.error
+            case events.OutboxCounted():
+                self._outbox = event.parts
             case events.ConfigReloaded():
                 if event.registries is not None:
                     self._show(event.registries)
@@ -244,6 +248,7 @@ class StatusBoard:
             problems=self.problems(now),
             registries=[self._registries[name] for name in sorted(self._registries)],
             links=[self._links[name] for name in sorted(self._links)],
+            outbox=list(self._outbox),
             quotas=[self._quotas[host] for host in sorted(self._quotas)],
             running=sorted(self._running.values(), key=lambda image: image.started),
             failures=sorted(self._failures.values(), key=lambda failure: failure.at, reverse=True),

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from sensor.errors import StateError
+from sensor.errors import StateError, StateInUse
 
 METADATA = MetaData()
 """All tables of the state database; the owners add theirs at import."""
@@ -202,7 +202,7 @@ def _prepare(directory: Path, *, shared: bool) -> int | None:
         holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(lock)
         message = f"another sensor (process {holder}) is using the state directory {directory}"
-        raise StateError(message, "stop it, or give this one its own state.directory") from error
+        raise StateInUse(message, "stop it, or give this one its own state.directory") from error
     except OSError as error:
         os.close(lock)
         message = f"cannot lock the state directory {directory}: {error.strerror}"

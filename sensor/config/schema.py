@@ -37,7 +37,10 @@ class ControlPlane(Connection):
 
     url: str
     """Base URL, for example https://harborguard.co."""
-    api_key: SecretField
+    api_key: SecretField = None
+    """Needed, unless `offline`."""
+    offline: bool = False
+    """There is no way to it from here: results wait for `outbox export`."""
     name: str = ""
     """Name of this sensor there; empty means the host name."""
     heartbeat: Duration = 30.0
@@ -202,6 +205,19 @@ class State(Section):
     """How long results of images that left their registry are kept."""
 
 
+class Outbox(Section):
+    """Results that a control plane has not taken yet. The answer to a job is kept until it is given, whatever the bounds say."""
+
+    size: Size = 2 * 2**30
+    """Bytes, compressed. Above, refused results go first, then exported ones, then the oldest results of sweeps."""
+    age: Duration = 30 * 86400.0
+    """Results that waited longer are dropped, refused and exported ones too. A newer result of an image replaces an undelivered older one."""
+    signing_key: SecretField = None
+    """PEM of an Ed25519 private key that signs exported results. Empty: the sensor makes one in the state directory."""
+    trusted_keys: tuple[str, ...] = ()
+    """Public keys (`ed25519:...`, shown by `outbox key`) of the sensors whose exported results may be imported here."""
+
+
 class Advisories(Connection):
     """Where vulnerability data comes from: OSV's bulk layout, `<Ecosystem>/all.zip`."""
 
@@ -240,6 +256,7 @@ class Config(Section):
     concurrency: Concurrency = Concurrency()
     limits: LimitSettings = LimitSettings()
     state: State = State()
+    outbox: Outbox = Outbox()
     advisories: Advisories = Advisories()
     http: Http = Http()
     health: Health = Health()

@@ -7,6 +7,7 @@ value that could be a secret (a URL may carry a password). One registry's own ru
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -30,6 +31,9 @@ _ARCHITECTURES = {
 }
 _LEAST_BANDWIDTH = 64 * 2**10
 """Less, and every transfer would look like one that came to a standstill."""
+_LEAST_OUTBOX = 16 * 2**20
+"""One envelope of the largest size, and room."""
+_PUBLIC_KEY = re.compile(r"ed25519:[A-Za-z0-9+/]{43}=")
 _HOUR = 3600.0
 _DAY = 24 * _HOUR
 
@@ -78,6 +82,8 @@ def _check_control_planes(config: Config, registries: _Placed, found: Findings) 
     if plane is not None:
         path = ("control_plane",)
         _check_plane_url((*path, "url"), plane.url, found)
+        if plane.api_key is None and not plane.offline:
+            found.wrong((*path, "api_key"), "is missing")
         found.between((*path, "heartbeat"), plane.heartbeat, 5.0, 60.0)
         found.between((*path, "poll"), plane.poll, 1.0, 600.0)
         if plane.default_registry and not is_host_port(plane.default_registry):
@@ -166,6 +172,14 @@ def _check_local(config: Config, found: Findings) -> None:
     found.between(("limits", "idle_timeout"), config.limits.idle_timeout, 1.0, _HOUR)
     if 0 < config.limits.bandwidth < _LEAST_BANDWIDTH:
         found.wrong(("limits", "bandwidth"), "expected at least 64KiB a second, or 0 for no bound")
+    found.between(("outbox", "age"), config.outbox.age, _HOUR, 3660 * _DAY)
+    if config.outbox.size < _LEAST_OUTBOX:
+        found.wrong(("outbox", "size"), "expected at least 16MiB")
+    for index, key in enumerate(config.outbox.trusted_keys):
+        if not _PUBLIC_KEY.fullmatch(key):
+            found.wrong(
+                ("outbox", "trusted_keys", index), "expected ed25519: and 44 characters, as `outbox key` shows it"
+            )
     directory = Path(config.state.directory)
     if not directory.is_absolute():
         found.wrong(("state", "directory"), "expected an absolute path")
@@ -196,7 +210,7 @@ def _check_connection(path: KeyPath, ca_file: str, proxy: str, found: Findings) 
 
 def _literals(config: Config, registries: _Placed) -> Iterator[KeyPath]:
     """Where the configuration itself holds a secret."""
-    sections: list[tuple[KeyPath, Section]] = [*registries]
+    sections: list[tuple[KeyPath, Section]] = [*registries, (("outbox",), config.outbox)]
     if config.control_plane is not None:
         sections.insert(0, (("control_plane",), config.control_plane))
     for place, section in sections:

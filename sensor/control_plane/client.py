@@ -35,6 +35,7 @@ from sensor.control_plane.errors import (
     WrongAddress,
 )
 from sensor.control_plane.links import Link
+from sensor.control_plane.wire_catalogue import Catalog
 from sensor.errors import ConfigError, ControlPlaneError, DataError, NetworkError, SecretError
 from sensor.failures import was_never_sent
 from sensor.limits import DEFAULT_LIMITS, Limits
@@ -106,7 +107,7 @@ class ControlPlaneClient:
         status = _clean(wire.JobStatus(status=outcome, error=error[:_LONGEST_ERROR_SENT]))
         self._expect_json(await self._call("POST", f"/api/agent/jobs/{quote(job, safe='')}/status", status))
 
-    async def report_catalogue(self, page: wire.Catalog) -> bool:
+    async def report_catalogue(self, page: Catalog) -> bool:
         """Tell one page of what a registry holds. False: this server takes no catalogues (404, 405), which is no fault of anybody.
 
         Raises:
@@ -213,11 +214,17 @@ class ControlPlaneClient:
             raise ControlPlaneError(error.message, error.advice) from error
 
     def _key(self) -> str:
+        if self.link.api_key is None:
+            raise SecretError("the link has no API key", "set control_plane.api_key")
         key = read_secret(self.link.api_key).reveal().strip()
         if not key or not key.isascii() or not key.isprintable() or " " in key:
-            message = f"the key from {describe_source(self.link.api_key)} is not an API key"
+            message = f"the key from {self._source} is not an API key"
             raise SecretError(message, "expected one word such as hg_ak_...")
         return key
+
+    @property
+    def _source(self) -> str:
+        return describe_source(self.link.api_key) if self.link.api_key is not None else "nowhere"
 
     def _expect_json(self, reply: Reply) -> None:
         if reply.body.strip():
@@ -244,7 +251,7 @@ class ControlPlaneClient:
             case 401:
                 error = Unauthorized(
                     f"the control plane does not accept the API key{told}",
-                    f"check the key in {describe_source(self.link.api_key)}: it may be mistyped, expired or revoked",
+                    f"check the key in {self._source}: it may be mistyped, expired or revoked",
                 )
             case 402:
                 error = PlanLimit(f"the plan does not allow this{told}", "see the plan's limits in HarborGuard")
@@ -296,7 +303,7 @@ def _wait(reply: Reply) -> float | None:
     return retry_after(reply.headers)
 
 
-def _clean(document: wire.Registration | wire.JobStatus | wire.Catalog) -> msgspec.Struct:
+def _clean(document: wire.Registration | wire.JobStatus | Catalog) -> msgspec.Struct:
     """Without what the server's database refuses: a NUL or a lone surrogate is a 500 (sections 3.3, 4.5)."""
     changes: dict[str, str | dict[str, str]] = {}
     for name in document.__struct_fields__:

@@ -27,7 +27,8 @@ class Link:
 
     name: str
     url: str
-    api_key: SecretSource
+    api_key: SecretSource | None
+    """None only where the link is offline."""
     registries: tuple[str, ...] = ()
     is_default: bool = False
     sensor_name: str = ""
@@ -35,6 +36,8 @@ class Link:
     poll: float = 15.0
     default_registry: str = ""
     reports_catalogue: bool = True
+    is_offline: bool = False
+    """Nothing is sent and nobody is asked: results wait in the outbox for `outbox export`."""
     route: Route = field(default_factory=Route)
 
     @property
@@ -70,7 +73,7 @@ def links_of(config: Config) -> tuple[Link, ...]:
     Raises:
         ConfigError: a URL is unusable, or a registry has a key of its own but there is no URL anywhere.
     """
-    found: dict[tuple[str, SecretSource], Link] = {}
+    found: dict[tuple[str, SecretSource | None], Link] = {}
     default = config.control_plane
     if default is not None:
         link = _link(config, default.url, default.api_key, "control_plane", default)
@@ -98,10 +101,10 @@ def link_of(links: tuple[Link, ...], registry: str) -> Link | None:
     return bound or next((link for link in links if link.is_default), None)
 
 
-def _link(config: Config, url: str, key: SecretSource, section: str, default: ControlPlane | None) -> Link:
+def _link(config: Config, url: str, key: SecretSource | None, section: str, default: ControlPlane | None) -> Link:
     base = normal_url(url)
     # a literal key is told apart by where it stands, for a name that is stable and tells nothing of the key
-    source = f"{section}.api_key" if isinstance(key, InPlace) else describe_source(key)
+    source = f"{section}.api_key" if key is None or isinstance(key, InPlace) else describe_source(key)
     suffix = hashlib.sha256(f"{base}\0{source}".encode()).hexdigest()[:8]
     known = default is not None and normal_url(default.url) == base
     # certificate authorities and proxy belong to the address: another address starts from the `http` section
@@ -113,6 +116,7 @@ def _link(config: Config, url: str, key: SecretSource, section: str, default: Co
         sensor_name=default.name if default is not None else "",
         heartbeat=default.heartbeat if default is not None else 30.0,
         poll=default.poll if default is not None else 15.0,
+        is_offline=default is not None and known and default.offline,
         reports_catalogue=default.catalogue if default is not None else True,
         route=Route(
             ca_file=ca_file or config.http.ca_file, proxy=proxy or config.http.proxy, no_proxy=config.http.no_proxy

@@ -7,7 +7,7 @@ the control plane's, spelled in camel case on the wire. No input or output happe
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -94,35 +94,6 @@ class JobStatus(_Sparse, frozen=True, kw_only=True):
 
     status: JobOutcome
     error: str = ""
-
-
-Provider: TypeAlias = Literal["ecr", "gar", "acr", "dockerhub", "ghcr", "gitlab", "generic"]
-"""The words for providers that a catalogue may use."""
-
-_PROVIDERS: frozenset[str] = frozenset(get_args(Provider))
-
-
-class CatalogRepository(_Document, frozen=True, kw_only=True):
-    """One repository of a catalogue; in the next page the same name may go on."""
-
-    name: str
-    tags: tuple[str, ...]
-
-
-class Catalog(_Sparse, frozen=True, kw_only=True):
-    """`POST /api/agent/catalog` (section 10): one page of what a registry holds.
-
-    `page` and `pages` are extra fields that other servers ignore: pages of one report share `discoveredAt`.
-    """
-
-    agent_id: str
-    registry_url: str
-    provider: Provider
-    repositories: tuple[CatalogRepository, ...]
-    discovered_at: str
-    error: str = ""
-    page: int = 1
-    pages: int = 1
 
 
 class UploadAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,11 +242,6 @@ class Envelope(_Sparse, frozen=True, kw_only=True):
 
 _ENCODER = msgspec.json.Encoder()
 _ENVELOPE = msgspec.json.Decoder(Envelope)
-
-
-def provider_word(kind: str) -> Provider:
-    """The word for a kind of registry; all that the protocol has no word for is generic."""
-    return cast("Provider", kind) if kind in _PROVIDERS else "generic"
 
 
 def encode(document: msgspec.Struct) -> bytes:

@@ -50,6 +50,7 @@ class App:
     board: StatusBoard
     queue: TableQueue
     pipeline: Pipeline
+    outbox: Outbox
     deliverer: Deliverer
     links: tuple[LinkParts, ...]
     schedules: Schedules
@@ -86,11 +87,13 @@ async def build_app(
         queue = TableQueue(engine.storage, clock)
         snapshots = Snapshots(engine.storage)
         clients: dict[str, ControlPlaneClient] = {}
-        for link in engine.sites.links:
+        online = tuple(link for link in engine.sites.links if not link.is_offline)
+        for link in online:
             transport = transport_for(link, engine.sites.limits)
             stack.push_async_callback(transport.close)
             clients[link.name] = ControlPlaneClient(link, transport, limits=engine.sites.limits)
-        deliverer = Deliverer(Outbox(engine.storage, limits=engine.sites.limits), clients, publish)
+        outbox = Outbox(engine.storage, limits=engine.sites.limits)
+        deliverer = Deliverer(outbox, clients, publish)
         pipeline = Pipeline(
             storage=engine.storage,
             queue=queue,
@@ -103,7 +106,7 @@ async def build_app(
             filled=deliverer.wake,
         )
         agents: dict[str, str] = {}
-        for link in engine.sites.links:
+        for link in online:
             # heartbeats have a transport of their own: they must not wait behind an upload
             beats = transport_for(link, engine.sites.limits)
             stack.push_async_callback(beats.close)
@@ -124,6 +127,7 @@ async def build_app(
             board=board,
             queue=queue,
             pipeline=pipeline,
+            outbox=outbox,
             deliverer=deliverer,
             links=tuple(links),
             schedules=Schedules(clock),

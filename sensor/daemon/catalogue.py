@@ -19,9 +19,9 @@ from sqlalchemy import Column, Integer, Table, Text, select
 from sqlalchemy.dialects.sqlite import insert
 
 from sensor.catalog.listings import Listing, Repository, listing_of, pages_of
-from sensor.control_plane import wire
 from sensor.control_plane.client import ControlPlaneClient
 from sensor.control_plane.errors import Refused, TooLarge
+from sensor.control_plane.wire_catalogue import Catalog, CatalogRepository, provider_word
 from sensor.errors import ConfigError, ControlPlaneError, SecretError, StateError
 from sensor.judge import rfc3339
 from sensor.limits import DEFAULT_LIMITS, Limits
@@ -178,12 +178,12 @@ def _fingerprint(listing: Listing) -> str:
 
 def _page(
     agent: str, host: str, kind: str, listing: Listing, page: tuple[Repository, ...], place: tuple[int, int]
-) -> wire.Catalog:
-    return wire.Catalog(
+) -> Catalog:
+    return Catalog(
         agent_id=agent,
         registry_url=host,
-        provider=wire.provider_word(kind),
-        repositories=tuple(wire.CatalogRepository(name=one.name, tags=one.tags) for one in page),
+        provider=provider_word(kind),
+        repositories=tuple(CatalogRepository(name=one.name, tags=one.tags) for one in page),
         discovered_at=rfc3339(listing.at),
         error=listing.error,
         page=place[0],

@@ -34,6 +34,7 @@ _LINES: dict[type[events.Event], tuple[int, str]] = {
     events.JobFinished: (logging.INFO, "job finished"),
     events.ResultDelivered: (logging.INFO, "result delivered"),
     events.ResultRefused: (logging.ERROR, "result refused"),
+    events.OutboxCounted: (logging.DEBUG, "outbox counted"),
     events.ConfigReloaded: (logging.INFO, "configuration reloaded"),
 }
 """Every event has a line; a test keeps the table complete."""

@@ -31,6 +31,7 @@ from sensor.errors import ConfigError, SensorError, StateError
 from sensor.health.server import serve_health
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest
 from sensor.pipeline import MOST_CRASHES
+from sensor.report.desk import parts_of
 from sensor.route import Route
 from sensor.transport import Transport
 from sensor.version import VERSION
@@ -237,11 +238,12 @@ class Daemon:
                     log.warning("lease not renewed", key=item.key, error=error.message, advice=error.advice)
 
     async def _tell_ledgers(self) -> None:
-        """Tell what was too dear to count after every image."""
+        """Tell what was too dear to count after every image or delivery."""
         while True:
             await self._sleep(_LEDGER_SECONDS)
             try:
                 await self._app.pipeline.ledgers.catch_up()
+                self._app.publish(events.OutboxCounted(parts=await parts_of(self._app.engine.storage)))
             except StateError as error:
                 log.warning("ledger not counted", error=error.message, advice=error.advice)
 
@@ -325,6 +327,8 @@ class Daemon:
                     await keep_only(connection, app.engine.sites.names())
                     await app.snapshots.prune(connection, before)
                     await app.engine.judge.images.prune(connection, keep, before)
+                # delivery does this too, where there is any
+                await app.outbox.trim(app.clock().timestamp())
                 await app.engine.storage.compact()
             except StateError as error:
                 log.warning("housekeeping failed", error=error.message, advice=error.advice)

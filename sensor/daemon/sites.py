@@ -196,7 +196,7 @@ def changes_between(before: Config, after: Config) -> tuple[str, ...]:
     found += [f"registry {name}: changed" for name in new if name in old and old[name] != new[name]]
     found += [
         f"{name}: changed, but in force only after a restart"
-        for name in ("control_plane", "concurrency", "limits", "state", "health", "logging")
+        for name in ("control_plane", "concurrency", "limits", "state", "outbox", "health", "logging")
         if getattr(before, name) != getattr(after, name)
     ]
     started = {link.name for link in links_of(before)}

@@ -60,6 +60,7 @@ class _SnapshotCollector(Collector):
         yield from _registry_metrics(state)
         yield from _quota_metrics(state)
         yield from _link_metrics(state)
+        yield from _outbox_metrics(state)
 
 
 def _registry_metrics(state: Snapshot) -> Iterable[Metric]:
@@ -121,6 +122,23 @@ def _link_metrics(state: Snapshot) -> Iterable[Metric]:
         delivered.add_metric([link.name], link.delivered)
         refused.add_metric([link.name], link.refused)
     return up, beat, delivered, refused
+
+
+def _outbox_metrics(state: Snapshot) -> Iterable[Metric]:
+    entries = GaugeMetricFamily(
+        "harborguard_sensor_outbox_entries", "Results by where their delivery stands", labels=["link", "state"]
+    )
+    size = GaugeMetricFamily("harborguard_sensor_outbox_bytes", "Stored results, compressed", labels=["link"])
+    oldest = GaugeMetricFamily(
+        "harborguard_sensor_outbox_oldest_timestamp_seconds", "Oldest result still to be delivered", labels=["link"]
+    )
+    for part in state.outbox:
+        for name, count in sorted(part.counts.items()):
+            entries.add_metric([part.link, name], count)
+        size.add_metric([part.link], part.bytes)
+        if part.oldest is not None:
+            oldest.add_metric([part.link], part.oldest.timestamp())
+    return entries, size, oldest
 
 
 def _counters(name: str, text: str, label: str, values: dict[str, int]) -> CounterMetricFamily:

@@ -61,6 +61,10 @@ def test_good_schedules_and_connections(keys: dict[str, Any]) -> None:
             {"control_plane": {**PLANE, "default_registry": "https://r.example"}},
             "control_plane.default_registry: expected host",
         ),
+        ({"control_plane": {"url": "https://h.example"}}, "control_plane.api_key: is missing"),
+        ({"outbox": {"size": "1MiB"}}, "outbox.size: expected at least 16MiB"),
+        ({"outbox": {"age": "1m"}}, "outbox.age: expected 1h to 3660d"),
+        ({"outbox": {"trusted_keys": ["ed25519:abc"]}}, "outbox.trusted_keys[0]: expected ed25519:"),
         ({"platforms": []}, "platforms: name at least one"),
         ({"advisories": {"update": "on_push"}}, "advisories.update: on_push needs"),
         ({"advisories": {"max_age": "5m"}}, "advisories.max_age: expected 1h to 3660d"),
@@ -80,6 +84,10 @@ def test_good_schedules_and_connections(keys: dict[str, Any]) -> None:
 def test_other_rules(raw: dict[str, Any], expected: str) -> None:
     (found,) = problems(**raw)
     assert found.startswith(expected)
+
+
+def test_an_offline_control_plane_needs_no_key() -> None:
+    assert problems(control_plane={"url": "https://h.example", "offline": True}) == []
 
 
 def test_a_plain_http_control_plane_is_warned_about_except_on_this_machine() -> None:

@@ -63,6 +63,13 @@ def test_a_key_without_any_url_is_refused() -> None:
         links_of(config(registry("a", control_plane={"api_key": {"env": "A"}})))
 
 
+def test_an_offline_control_plane_needs_no_key() -> None:
+    elsewhere = registry("b", control_plane={"url": "https://other.example", "api_key": {"env": "B"}})
+    offline, online = links_of(config(registry("a"), elsewhere, offline=True, api_key=None))
+    assert (offline.is_offline, offline.api_key, offline.registries) == (True, None, ("a",))
+    assert (online.is_offline, online.registries) == (False, ("b",))
+
+
 def test_names_are_stable_and_tell_nothing_of_the_key() -> None:
     def names(key: str, other: str) -> list[str]:
         own = registry("a", control_plane={"api_key": other})

@@ -10,7 +10,9 @@ from sensor.daemon.app import build_app
 from sensor.errors import ConfigError, StateError
 from sensor.secret import FromEnv
 from tests.fakes.control_plane import KEY, FakeControlPlane
-from tests.fakes.daemon import config
+from tests.fakes.daemon import config, running
+from tests.fakes.memory_registry import MemoryRegistry
+from tests.fakes.pipeline import python_layer
 
 
 async def test_everything_is_built_and_nothing_runs(tmp_path: Path) -> None:
@@ -90,3 +92,19 @@ async def test_the_agent_id_of_a_registration_is_what_results_are_signed_with(tm
         async with app.engine.storage.reading() as connection:
             assert (await connection.exec_driver_sql("SELECT count(*) FROM outbox")).scalar_one() == 1
         assert parts.poller._identity().id == plane.agents[KEY].id
+
+
+async def test_an_offline_control_plane_is_never_asked_and_its_results_wait(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    registry.image("team/app", "v1", [python_layer("jinja2", "2.10")])
+    async with FakeControlPlane() as plane:
+        settings = config(tmp_path, plane.url)
+        offline = ControlPlane(url=plane.url, offline=True)
+        settings = settings.model_copy(update={"control_plane": offline})
+        async with running(settings, registries={"prod": registry}) as sensor:
+            await sensor.rows("SELECT state FROM outbox", [("waiting",)])
+            sensor.pauses.end(10.0)
+            await sensor.until(lambda: sensor.app.board.snapshot(sensor.app.clock()).outbox)
+            (part,) = sensor.app.board.snapshot(sensor.app.clock()).outbox
+            assert (part.counts, sensor.app.links) == ({"waiting": 1}, ())
+        assert plane.requests == []

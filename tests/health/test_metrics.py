@@ -61,3 +61,16 @@ def test_quotas_and_holds_are_gauges() -> None:
     assert found["harborguard_sensor_intake_held", "registry=prod"] == 1
     assert found["harborguard_sensor_quota_limit", "host=hub.example"] == 100
     assert found["harborguard_sensor_quota_remaining", "host=hub.example"] == 42
+
+
+def test_the_outbox_is_counted_by_link_and_state() -> None:
+    board = StatusBoard()
+    part = events.OutboxPart(link="cp", counts={"waiting": 3, "dead": 1}, bytes=2048, oldest=NOW)
+    board.handle(events.OutboxCounted(parts=(part, events.OutboxPart(link="former", counts={"dead": 1}, bytes=1))))
+    found = samples(board)
+    assert found["harborguard_sensor_outbox_entries", "link=cp", "state=waiting"] == 3
+    assert found["harborguard_sensor_outbox_bytes", "link=cp"] == 2048
+    assert found["harborguard_sensor_outbox_oldest_timestamp_seconds", "link=cp"] == NOW.timestamp()
+    assert ("harborguard_sensor_outbox_oldest_timestamp_seconds", "link=former") not in found
+    board.handle(events.OutboxCounted(parts=()))
+    assert not any("outbox" in key[0] for key in samples(board)), "what is delivered leaves the picture"
