@@ -42,7 +42,7 @@ from sensor.model.reference import Reference, parse_reference
 from sensor.model.request import JobRequest, Lane, ScanRequest, SweepRequest
 from sensor.registry.errors import ImageWithheld, RegistryNotFound, RegistryRateLimited
 from sensor.registry.port import Registry
-from sensor.report.answers import answer, refusal, standalone
+from sensor.report.answers import CANCELLED, answer, refusal, standalone
 from sensor.report.document import FailedScan
 from sensor.report.entries import NewEntry, put
 from sensor.scan.match import match_inventory
@@ -268,6 +268,15 @@ class Pipeline:
             at=self._now(), registry=work.registry, repository=work.repository, tag=work.tag, rule=rule, withheld=True
         )
         self._publish(skipped)
+
+    async def cancelled(self, item: Item) -> None:
+        """Answer for a job that was stopped. When it was done a moment before, its result stands.
+
+        Raises:
+            StateError: the state database cannot be used, or the job is done.
+        """
+        if isinstance(item.work, JobRequest):
+            await self._answer_failed(item.work, item, CANCELLED, self._now())
 
     async def set_aside(self, item: Item) -> None:
         """Put off what the process died over again and again, and say so where the work would have said its result."""

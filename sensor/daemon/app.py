@@ -28,6 +28,7 @@ from sensor.triggers.schedule import Schedules
 from sensor.version import VERSION
 from sensor.work.intake import Intake
 from sensor.work.queue import TableQueue
+from sensor.work.running import Running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class App:
     snapshots: Snapshots
     board: StatusBoard
     queue: TableQueue
+    running: Running
     pipeline: Pipeline
     outbox: Outbox
     deliverer: Deliverer
@@ -84,7 +86,7 @@ async def build_app(
         engine = await stack.enter_async_context(
             build_engine(config, Path(config.state.directory), publish, clock=clock)
         )
-        queue = TableQueue(engine.storage, clock)
+        queue, in_work = TableQueue(engine.storage, clock), Running()
         snapshots = Snapshots(engine.storage)
         clients: dict[str, ControlPlaneClient] = {}
         online = tuple(link for link in engine.sites.links if not link.is_offline)
@@ -118,7 +120,7 @@ async def build_app(
                 clock=clock,
                 registered_as=partial(agents.__setitem__, link.name),
             )
-            links.append(_link_parts(link, keeper, clients[link.name], engine, queue, deliverer, publish))
+            links.append(_link_parts(link, keeper, clients[link.name], engine, queue, in_work, deliverer))
         engine.sites.agents = agents
         yield App(
             config=config,
@@ -126,6 +128,7 @@ async def build_app(
             snapshots=snapshots,
             board=board,
             queue=queue,
+            running=in_work,
             pipeline=pipeline,
             outbox=outbox,
             deliverer=deliverer,
@@ -142,17 +145,18 @@ def _link_parts(
     client: ControlPlaneClient,
     engine: Engine,
     queue: TableQueue,
+    in_work: Running,
     deliverer: Deliverer,
-    publish: Publish,
 ) -> LinkParts:
     poller = JobPoller(
         client,
         engine.storage,
         queue,
         identity=partial(engine.sites.identity, link.name),
-        publish=publish,
+        publish=engine.judge.publish,
         clock=engine.judge.clock,
         answered=deliverer.wake,
+        running=in_work,
     )
     catalogue = CatalogueReporter(
         client, engine.storage, engine.sites, limits=engine.sites.limits, clock=engine.judge.clock

@@ -37,6 +37,7 @@ from sensor.transport import Transport
 from sensor.version import VERSION
 from sensor.work.lanes import lanes_for
 from sensor.work.queue import Item
+from sensor.work.running import Stopped
 
 DRAIN_SECONDS = 30.0
 """How long running work may go on after a stop was asked for; what is not done then is taken up again at the next start."""
@@ -199,7 +200,10 @@ class Daemon:
                 continue
             self._held.add(item)
             try:
-                await self._do(item)
+                async with self._app.running.hold(item.key):
+                    await self._do(item)
+            except Stopped:
+                await self._let_go(item, self._app.pipeline.cancelled(item))
             except asyncio.CancelledError:
                 await asyncio.shield(self._let_go(item, queue.release(item)))
                 raise
@@ -218,7 +222,7 @@ class Daemon:
             finally:
                 self._held.discard(item)
 
-    async def _let_go(self, item: Item, ending: Awaitable[bool]) -> None:
+    async def _let_go(self, item: Item, ending: Awaitable[object]) -> None:
         """Give an item back, or away. If the state database does not let it, the item comes back when its lease has run out."""
         try:
             await ending

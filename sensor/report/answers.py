@@ -15,6 +15,9 @@ from sensor.report.document import FailedScan, envelope, failed_envelope
 from sensor.report.entries import Kind, NewEntry
 from sensor.report.outbox import new_scan_id
 
+CANCELLED = "cancelled by the control plane"
+"""The reason of a cancelled job. Its status is `failed`: the protocol has no other word, and refuses `cancelled` (section 4.5)."""
+
 
 def standalone(link: str, result: ImageResult, *, sensor: wire.Sensor, limits: Limits) -> NewEntry:
     """A result that nobody asked for, for one link."""
