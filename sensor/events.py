@@ -200,6 +200,17 @@ class LinkChanged:
     state: str
     error: str = ""
     advice: str = ""
+    address: str = ""
+    """Where the control plane is spoken to; empty: as before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockCompared:
+    """A control plane's clock is so many seconds ahead of ours (negative: behind)."""
+
+    at: datetime
+    link: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +315,7 @@ Event: TypeAlias = (
     | ImagesRematched
     | AdvisoriesChanged
     | LinkChanged
+    | ClockCompared
     | HeartbeatSent
     | JobClaimed
     | JobFinished

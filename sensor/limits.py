@@ -113,6 +113,8 @@ class Limits:
     """Names in one page of a reported catalogue: about 30 000 tags."""
     answer_bytes: int = 4 * MIB
     """One answer of a control plane."""
+    beat_seconds: float = 12.0
+    """Longest wait for the answer to a heartbeat or a registration: the next one must not be late because this one hangs."""
     upload_seconds: float = 600.0
     """Longest wait for the answer to an upload: the control plane answers after all its inserts (40 000 rows in 6 s on two cores)."""
     outbox_bytes: int = 2 * GIB

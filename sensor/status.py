@@ -64,6 +64,10 @@ class LinkStatus(msgspec.Struct, kw_only=True, omit_defaults=False):
     name: str
     state: str = "connecting"
     """connecting, registered, down, refused."""
+    address: str = ""
+    """Where it is spoken to: its URL, or one of its fallbacks."""
+    clock_skew: float | None = None
+    """Seconds by which its clock is ahead of ours; None: not known yet."""
     last_heartbeat: datetime | None = None
     delivered: int = 0
     refused: int = 0
@@ -126,6 +130,8 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=False):
 
 EXPIRY_NOTICE = timedelta(days=14)
 """How long before the end of a credential it is a problem."""
+SKEW_NOTICE = 60.0
+"""Seconds by which two clocks may differ; some clouds refuse requests from five minutes on."""
 _HOUR = timedelta(hours=1)
 _MOST_QUOTAS = 1000
 _MOST_FINISHED = 100_000
@@ -215,6 +221,9 @@ class StatusBoard:
             case events.LinkChanged():
                 link = self._link(event.link)
                 link.state, link.error, link.advice = event.state, event.error, event.advice
+                link.address = event.address or link.address
+            case events.ClockCompared():
+                self._link(event.link).clock_skew = event.seconds
             case events.HeartbeatSent():
                 self._link(event.link).last_heartbeat = event.at
             case events.JobClaimed():
@@ -276,6 +285,11 @@ class StatusBoard:
             _sentence(f"control plane {link.name} is {link.state}: {link.error}", link.advice)
             for link in self._links.values()
             if link.state in {"down", "refused"}
+        ]
+        found += [
+            _sentence(_skewed(link.name, link.clock_skew), "tokens and certificates fail by the clock: synchronise it")
+            for link in self._links.values()
+            if link.clock_skew is not None and abs(link.clock_skew) > SKEW_NOTICE
         ]
         found += [
             _sentence(f"registry {registry.name}: {registry.error}", registry.advice)
@@ -387,6 +401,11 @@ def _expiry(registry: RegistryStatus, expires: datetime, now: datetime) -> str:
     days = (expires - now).days
     when = f"ends in {days} days" if days > 1 else "ends within two days" if expires > now else "has ended"
     return f"registry {registry.name}: its credential {when} ({expires:%Y-%m-%d %H:%M} UTC): make a new one"
+
+
+def _skewed(link: str, seconds: float) -> str:
+    word = "behind" if seconds > 0 else "ahead of"
+    return f"this machine's clock is {abs(seconds):.0f} s {word} that of control plane {link}"
 
 
 def _sentence(text: str, advice: str) -> str:

@@ -174,10 +174,19 @@ def _registries(snapshot: Snapshot, now: datetime) -> Table:
 
 
 def _links(snapshot: Snapshot, now: datetime) -> Table:
-    table = grid("control plane", "state", "last heartbeat", "delivered", "refused")
+    table = grid("control plane", "state", "address", "last heartbeat", "delivered", "refused", "clock")
     for link in snapshot.links:
         beat = ago(now, link.last_heartbeat) if link.last_heartbeat else "never"
-        table.add_row(plain(link.name), plain(link.state), beat, str(link.delivered), str(link.refused))
+        clock = "-" if link.clock_skew is None else f"{link.clock_skew:+.0f} s"
+        table.add_row(
+            plain(link.name),
+            plain(link.state),
+            plain(link.address or "-"),
+            beat,
+            str(link.delivered),
+            str(link.refused),
+            clock,
+        )
     return table
 
 

@@ -21,6 +21,10 @@ class Connection(Section):
     """PEM file with certificate authorities, added to the system's."""
     proxy: str = ""
     """Proxy URL; `direct` ignores a proxy set in `http`."""
+    client_certificate: str = ""
+    """PEM file that says who we are, for hosts that ask (mTLS); a renewed file is noticed. Shown to this host alone."""
+    client_key: str = ""
+    """PEM file with its private key, without a passphrase. Empty: the certificate's file holds it."""
 
 
 class Http(Section):
@@ -37,6 +41,8 @@ class ControlPlane(Connection):
 
     url: str
     """Base URL, for example https://harborguard.co."""
+    fallback: tuple[str, ...] = ()
+    """Further addresses of the same control plane (with the same data), used in this order while the first does not answer."""
     api_key: SecretField = None
     """Needed, unless `offline`."""
     offline: bool = False

@@ -64,6 +64,7 @@ def find_problems(
     _check_local(config, found)
     for path, connection in _connections(config, registries):
         _check_connection(path, connection.ca_file, connection.proxy, found)
+        _check_client(path, connection, found)
     _check_connection(("http",), config.http.ca_file, config.http.proxy, found)
     _check_literals(config, registries, found, private=private, elsewhere=elsewhere)
     if not config.registries and config.control_plane is None:
@@ -82,6 +83,8 @@ def _check_control_planes(config: Config, registries: _Placed, found: Findings) 
     if plane is not None:
         path = ("control_plane",)
         _check_plane_url((*path, "url"), plane.url, found)
+        for index, url in enumerate(plane.fallback):
+            _check_plane_url((*path, "fallback", index), url, found)
         if plane.api_key is None and not plane.offline:
             found.wrong((*path, "api_key"), "is missing")
         found.between((*path, "heartbeat"), plane.heartbeat, 5.0, 60.0)
@@ -206,6 +209,14 @@ def _check_connection(path: KeyPath, ca_file: str, proxy: str, found: Findings) 
         url = split_url(proxy)
         if url is None or url.scheme not in {"http", "https"} or not has_host(url):
             found.wrong((*path, "proxy"), "expected a URL such as http://proxy.example.net:3128, or direct")
+
+
+def _check_client(path: KeyPath, connection: Connection, found: Findings) -> None:
+    for key in ("client_certificate", "client_key"):
+        if (file := getattr(connection, key)) and not Path(file).is_file():
+            found.wrong((*path, key), "there is no such file")
+    if connection.client_key and not connection.client_certificate:
+        found.wrong((*path, "client_certificate"), "is missing: there is a client_key")
 
 
 def _literals(config: Config, registries: _Placed) -> Iterator[KeyPath]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from sensor.config.notation import on_disk
 from sensor.config.schema import Config, ControlPlane, Registry
 from sensor.errors import ConfigError
-from sensor.route import Route
+from sensor.route import Route, hosts_of
 from sensor.secret import InPlace, SecretSource, describe_source
 
 
@@ -27,6 +27,8 @@ class Link:
 
     name: str
     url: str
+    fallback: tuple[str, ...] = ()
+    """Further addresses of the same control plane, for when the first does not answer."""
     api_key: SecretSource | None
     """None only where the link is offline."""
     registries: tuple[str, ...] = ()
@@ -108,18 +110,26 @@ def _link(config: Config, url: str, key: SecretSource | None, section: str, defa
     suffix = hashlib.sha256(f"{base}\0{source}".encode()).hexdigest()[:8]
     known = default is not None and normal_url(default.url) == base
     # certificate authorities and proxy belong to the address: another address starts from the `http` section
-    ca_file, proxy = (default.ca_file, default.proxy) if default is not None and known else ("", "")
+    same = default if known else None
+    ca_file, proxy = (same.ca_file, same.proxy) if same is not None else ("", "")
+    fallback = tuple(map(normal_url, same.fallback)) if same is not None else ()
     return Link(
         name=f"{urlsplit(base).netloc}-{suffix}",
         url=base,
+        fallback=fallback,
         api_key=key,
         sensor_name=default.name if default is not None else "",
         heartbeat=default.heartbeat if default is not None else 30.0,
         poll=default.poll if default is not None else 15.0,
-        is_offline=default is not None and known and default.offline,
+        is_offline=same is not None and same.offline,
         reports_catalogue=default.catalogue if default is not None else True,
         route=Route(
-            ca_file=ca_file or config.http.ca_file, proxy=proxy or config.http.proxy, no_proxy=config.http.no_proxy
+            ca_file=ca_file or config.http.ca_file,
+            proxy=proxy or config.http.proxy,
+            no_proxy=config.http.no_proxy,
+            client_certificate=same.client_certificate if same is not None else "",
+            client_key=same.client_key if same is not None else "",
+            client_hosts=hosts_of(base, *fallback),
         ),
     )
 

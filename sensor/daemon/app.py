@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -112,13 +112,17 @@ async def build_app(
             # heartbeats have a transport of their own: they must not wait behind an upload
             beats = transport_for(link, engine.sites.limits)
             stack.push_async_callback(beats.close)
+            patience = replace(
+                engine.sites.limits,
+                idle_seconds=min(engine.sites.limits.idle_seconds, engine.sites.limits.beat_seconds),
+            )
             keeper = LinkKeeper(
-                ControlPlaneClient(link, beats, limits=engine.sites.limits),
+                ControlPlaneClient(link, beats, limits=patience, addresses=clients[link.name].addresses),
                 version=VERSION,
                 active_scans=lambda: board.active_scans,
                 publish=publish,
                 clock=clock,
-                registered_as=partial(agents.__setitem__, link.name),
+                registered_as=partial(_registered, agents, deliverer, link.name),
             )
             links.append(_link_parts(link, keeper, clients[link.name], engine, queue, in_work, deliverer))
         engine.sites.agents = agents
@@ -137,6 +141,11 @@ async def build_app(
             publish=publish,
             clock=clock,
         )
+
+
+def _registered(agents: dict[str, str], deliverer: Deliverer, link: str, agent: str) -> None:
+    agents[link] = agent
+    deliverer.resume(link)
 
 
 def _link_parts(

@@ -29,6 +29,7 @@ _LINES: dict[type[events.Event], tuple[int, str]] = {
     events.ImagesRematched: (logging.INFO, "images matched again"),
     events.AdvisoriesChanged: (logging.INFO, "advisories in force"),
     events.LinkChanged: (logging.INFO, "link changed"),
+    events.ClockCompared: (logging.DEBUG, "clock compared"),
     events.HeartbeatSent: (logging.DEBUG, "heartbeat sent"),
     events.JobClaimed: (logging.INFO, "job claimed"),
     events.JobFinished: (logging.INFO, "job finished"),

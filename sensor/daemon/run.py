@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, assert_never
 import structlog
 
 from sensor import events
-from sensor.advisories.update import update
+from sensor.advisories.update import route_to, update
 from sensor.catalog.listings import keep_only
 from sensor.config.load import Loaded
 from sensor.config.schema import Config, Schedule
@@ -32,7 +32,6 @@ from sensor.health.server import serve_health
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest
 from sensor.pipeline import MOST_CRASHES
 from sensor.report.desk import parts_of
-from sensor.route import Route
 from sensor.transport import Transport
 from sensor.version import VERSION
 from sensor.work.lanes import lanes_for
@@ -302,11 +301,8 @@ class Daemon:
     async def _update_advisories(self) -> None:
         """Fetch what changed; the swap is noticed by `_watch_advisories`."""
         config = self._app.engine.sites.config
-        settings, http = config.advisories, config.http
-        route = Route(
-            ca_file=settings.ca_file or http.ca_file, proxy=settings.proxy or http.proxy, no_proxy=http.no_proxy
-        )
-        transport = Transport(route, limits=self._app.engine.sites.limits)
+        settings = config.advisories
+        transport = Transport(route_to(settings, config.http), limits=self._app.engine.sites.limits)
         try:
             async with self._updating:
                 report = await update(

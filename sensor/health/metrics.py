@@ -115,13 +115,18 @@ def _link_metrics(state: Snapshot) -> Iterable[Metric]:
     )
     delivered = CounterMetricFamily("harborguard_sensor_results_delivered", "Results delivered", labels=["link"])
     refused = CounterMetricFamily("harborguard_sensor_results_refused", "Results refused for good", labels=["link"])
+    skew = GaugeMetricFamily(
+        "harborguard_sensor_link_clock_skew_seconds", "How far the control plane's clock is ahead", labels=["link"]
+    )
     for link in state.links:
+        if link.clock_skew is not None:
+            skew.add_metric([link.name], link.clock_skew)
         up.add_metric([link.name], float(link.state == "registered"))
         if link.last_heartbeat is not None:
             beat.add_metric([link.name], link.last_heartbeat.timestamp())
         delivered.add_metric([link.name], link.delivered)
         refused.add_metric([link.name], link.refused)
-    return up, beat, delivered, refused
+    return up, beat, delivered, refused, skew
 
 
 def _outbox_metrics(state: Snapshot) -> Iterable[Metric]:

@@ -98,6 +98,11 @@ class Deliverer:
         for line in self._lines.values():
             line.wake.set()
 
+    def resume(self, link: str) -> None:
+        """A link works again, under another key or address perhaps: its pause is over."""
+        self._lines[link].paused_until = 0.0
+        self._lines[link].wake.set()
+
     def stop(self) -> None:
         """Let `run` end once the uploads under way have ended."""
         self._stopping = True

@@ -62,6 +62,15 @@ def test_good_schedules_and_connections(keys: dict[str, Any]) -> None:
             "control_plane.default_registry: expected host",
         ),
         ({"control_plane": {"url": "https://h.example"}}, "control_plane.api_key: is missing"),
+        ({"control_plane": {**PLANE, "fallback": ["hg"]}}, "control_plane.fallback[0]: expected a URL"),
+        (
+            {"control_plane": {**PLANE, "client_certificate": "/nonexistent.pem"}},
+            "control_plane.client_certificate: there is no such file",
+        ),
+        (
+            {"advisories": {"client_key": __file__}},
+            "advisories.client_certificate: is missing: there is a client_key",
+        ),
         ({"outbox": {"size": "1MiB"}}, "outbox.size: expected at least 16MiB"),
         ({"outbox": {"age": "1m"}}, "outbox.age: expected 1h to 3660d"),
         ({"outbox": {"trusted_keys": ["ed25519:abc"]}}, "outbox.trusted_keys[0]: expected ed25519:"),

@@ -115,6 +115,18 @@ def test_the_route_is_that_of_the_address() -> None:
     assert (other.route.ca_file, other.route.proxy) == ("/all.pem", "")
 
 
+def test_further_addresses_and_certificates_belong_to_the_same_control_plane() -> None:
+    more = {"fallback": ["https://spare.example/"], "client_certificate": "/c.pem", "client_key": "/k.pem"}
+    own = registry("b", control_plane={"api_key": {"env": "B"}})
+    elsewhere = registry("c", control_plane={"url": "https://other.example", "api_key": {"env": "C"}})
+    first, second, third = links_of(config(registry("a"), own, elsewhere, **more))
+    for link in (first, second):
+        assert link.fallback == ("https://spare.example",)
+        assert (link.route.client_certificate, link.route.client_key) == ("/c.pem", "/k.pem")
+        assert link.route.client_hosts == ("harborguard.example.com", "spare.example")
+    assert (third.fallback, third.route.client_certificate) == ((), "")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
