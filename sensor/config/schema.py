@@ -54,6 +54,12 @@ class ControlPlane(Connection):
     """Pause between job polls; jitter of up to a third is added so that sensors do not poll in step."""
     default_registry: str = ""
     """Host that completes job references without one. Empty: such jobs fail with an explanation."""
+    fallback_registries: tuple[str, ...] = ()
+    """Hosts that are tried in this order for such a reference when the default one has no such image. The same name may be another image
+    there."""
+    allow_hosts: tuple[str, ...] | None = None
+    """Hosts besides those of the registries to which jobs may send the sensor, without credentials: `host[:port]`, `*.example.com`, `*`.
+    Not set: none, but any where no registries report to this control plane."""
     catalogue: bool = True
     """Tell the names of repositories and tags that the filters keep, when they change."""
 
@@ -64,6 +70,8 @@ class RegistryControlPlane(Section):
     url: str = ""
     """Empty: the URL of the top-level `control_plane`."""
     api_key: SecretField
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts besides the registry's own to which jobs on this link may send the sensor, without credentials."""
 
 
 class Globs(Section):

@@ -91,16 +91,29 @@ def _check_control_planes(config: Config, registries: _Placed, found: Findings) 
         found.between((*path, "poll"), plane.poll, 1.0, 600.0)
         if plane.default_registry and not is_host_port(plane.default_registry):
             found.wrong((*path, "default_registry"), "expected host or host:port, without a scheme or path")
+        for index, host in enumerate(plane.fallback_registries):
+            if not is_host_port(host):
+                found.wrong(
+                    (*path, "fallback_registries", index), "expected host or host:port, without a scheme or path"
+                )
+        _check_hosts((*path, "allow_hosts"), plane.allow_hosts or (), found)
     for place, registry in registries:
         own = registry.control_plane
         if own is None:
             continue
+        _check_hosts((*place, "control_plane", "allow_hosts"), own.allow_hosts, found)
         if own.url:
             _check_plane_url((*place, "control_plane", "url"), own.url, found)
         elif plane is None:
             found.wrong(
                 (*place, "control_plane", "url"), "is missing, and there is no top-level control_plane to take it from"
             )
+
+
+def _check_hosts(path: KeyPath, patterns: tuple[str, ...], found: Findings) -> None:
+    for index, pattern in enumerate(patterns):
+        if pattern != "*" and not is_host_port(pattern.removeprefix("*.")):
+            found.wrong((*path, index), "expected host, host:port, *.example.com or *")
 
 
 def _check_plane_url(path: KeyPath, text: str, found: Findings) -> None:

@@ -37,6 +37,10 @@ class Link:
     heartbeat: float = 30.0
     poll: float = 15.0
     default_registry: str = ""
+    fallback_registries: tuple[str, ...] = ()
+    """Hosts that are tried for a reference without one when the default one does not have it."""
+    allow_hosts: tuple[str, ...] = ()
+    """Patterns of further hosts that jobs may name; see `hosts`."""
     reports_catalogue: bool = True
     is_offline: bool = False
     """Nothing is sent and nobody is asked: results wait in the outbox for `outbox export`."""
@@ -79,7 +83,12 @@ def links_of(config: Config) -> tuple[Link, ...]:
     default = config.control_plane
     if default is not None:
         link = _link(config, default.url, default.api_key, "control_plane", default)
-        found[link.url, link.api_key] = replace(link, is_default=True, default_registry=default.default_registry)
+        found[link.url, link.api_key] = replace(
+            link,
+            is_default=True,
+            default_registry=default.default_registry,
+            fallback_registries=default.fallback_registries,
+        )
     for registry in config.registries:
         own = registry.control_plane
         if own is None:
@@ -93,8 +102,12 @@ def links_of(config: Config) -> tuple[Link, ...]:
             raise ConfigError(message, "set it there, or set control_plane.url")
         link = _link(config, url, own.api_key, f"registries.{registry.name}", default)
         link = found.get((link.url, link.api_key), link)
-        found[link.url, link.api_key] = replace(link, registries=(*link.registries, registry.name))
-    return tuple(_with_default_registry(link, config) for link in found.values())
+        found[link.url, link.api_key] = replace(
+            link,
+            registries=(*link.registries, registry.name),
+            allow_hosts=tuple(dict.fromkeys((*link.allow_hosts, *own.allow_hosts))),
+        )
+    return tuple(_with_hosts(_with_default_registry(link, config), default) for link in found.values())
 
 
 def link_of(links: tuple[Link, ...], registry: str) -> Link | None:
@@ -139,6 +152,15 @@ def _with_default_registry(link: Link, config: Config) -> Link:
         return link
     registry = config.registry(link.registries[0])
     return replace(link, default_registry=_host(registry)) if registry is not None else link
+
+
+def _with_hosts(link: Link, default: ControlPlane | None) -> Link:
+    """What the operator named for references without a host is allowed too; without any registries everything is."""
+    if default is None or not link.is_default:
+        return link
+    given = default.allow_hosts if default.allow_hosts is not None else () if link.registries else ("*",)
+    named = (default.default_registry, *default.fallback_registries)
+    return replace(link, allow_hosts=tuple(dict.fromkeys(host for host in (*link.allow_hosts, *given, *named) if host)))
 
 
 def _host(registry: Registry) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sensor.config.schema import Config, Registry
 from sensor.control_plane import wire
+from sensor.control_plane.hosts import is_allowed, is_named, same_host
 from sensor.control_plane.links import Link, link_of, links_of
 from sensor.errors import ConfigError
 from sensor.limits import Limits
@@ -82,18 +83,15 @@ class ConfiguredSites:
     async def registry_for(self, reference: Reference, link: str) -> tuple[Registry, Client]:
         """The registry that serves a reference of a job: one that reports over the job's link.
 
-        Several may share a host: the one with the narrowest namespace that holds the repository has the credential for it. Over the default
-        link, a host that is not configured at all is asked without credentials. No link reaches a registry of another link: the two may belong
-        to different organisations.
+        Several may share a host: the one with the narrowest namespace that holds the repository has the credential for it. Other hosts are
+        asked without credentials, and only if the link's `allow_hosts` let jobs go there. No link reaches a registry of another link by a
+        wildcard, and never with its credential: the two may belong to different organisations.
 
         Raises:
             ConfigError: no registry of the link has that host and repository, and the link may not go elsewhere.
         """
-        named = [
-            settings
-            for settings in self.config.registries
-            if _same_host(self._client(settings).host, reference.registry)
-        ]
+        host = reference.registry
+        named = [settings for settings in self.config.registries if same_host(self._client(settings).host, host)]
         for settings in sorted(named, key=lambda one: -len(self._client(one).namespace)):
             if not covers(self._client(settings).namespace, reference.repository):
                 continue
@@ -101,13 +99,17 @@ class ConfiguredSites:
             if reports is not None and reports.name == link:
                 return settings, self._client(settings)
         found = self._link(link)
-        if named or found is None or not found.is_default:
+        allowed = found.allow_hosts if found is not None else ()
+        if not (is_named(host, allowed) if named else is_allowed(host, allowed)):
             mine = ", ".join(found.registries) if found is not None else ""
-            what = f"{reference.registry}/{reference.repository}" if named else reference.registry
+            what = f"{host}/{reference.repository}" if named else host
             message = f"{what} is not one of this link's registries ({mine or 'it has none'})"
-            raise ConfigError(message, "add the registry to the sensor's configuration, under this control plane")
-        anonymous = Registry(name="anonymous", url=f"https://{reference.registry}")
-        return anonymous, await self._anonymous_client(anonymous, reference.registry.lower())
+            advice = (
+                "add the registry to the sensor's configuration, under this control plane, or its host to allow_hosts"
+            )
+            raise ConfigError(message, advice)
+        anonymous = Registry(name="anonymous", url=f"https://{host}", auth="anonymous")
+        return anonymous, await self._anonymous_client(anonymous, host.lower())
 
     def platforms(self, settings: Registry) -> tuple[Platform, ...]:
         """The platforms to scan, the one reported under the index digest first."""
@@ -203,11 +205,3 @@ def changes_between(before: Config, after: Config) -> tuple[str, ...]:
     if any(link.name not in started for link in links_of(after)):
         found.append("there is a new link to a control plane: what it is to be told waits for a restart")
     return tuple(found)
-
-
-_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
-
-
-def _same_host(first: str, second: str) -> bool:
-    a, b = first.lower(), second.lower()
-    return a == b or (a in _DOCKER_HUB and b in _DOCKER_HUB)

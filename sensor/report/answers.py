@@ -5,8 +5,10 @@ Pure; making the envelope of a large image takes a while, so callers do it in a 
 
 from __future__ import annotations
 
+import msgspec
+
 from sensor.control_plane import wire
-from sensor.control_plane.jobs import scanner_notes
+from sensor.control_plane.jobs import scanner_notes, served_scanners
 from sensor.limits import Limits
 from sensor.model.digest import Digest
 from sensor.model.finding import ImageResult
@@ -33,9 +35,19 @@ def standalone(link: str, result: ImageResult, *, sensor: wire.Sensor, limits: L
     )
 
 
-def answer(work: JobRequest, result: ImageResult, *, sensor: wire.Sensor, limits: Limits) -> NewEntry:
-    """The answer to a job: its result, with a note for each scanner that was asked for and not run."""
+def answer(
+    work: JobRequest, result: ImageResult, *, sensor: wire.Sensor, limits: Limits, remarks: tuple[str, ...] = ()
+) -> NewEntry:
+    """The answer to a job: its result, with a note for each scanner that was asked for and not run.
+
+    For the others the result says who did their work. `remarks` are for the job's status text alone.
+    """
     notes = scanner_notes(work.scanners)
+    served = served_scanners(work.scanners, sensor.version)
+    sensor = msgspec.structs.replace(sensor, scanner_versions=sensor.scanner_versions | served)
+    if notes:
+        # a job without anything to complain about has no text: it is shown as an error
+        remarks = (*remarks, *(f"{name}: {what}" for name, what in served.items()))
     document = envelope(result, sensor=sensor, limits=limits, scan_id=work.job, notes=notes)
     return NewEntry(
         link=work.link,
@@ -45,7 +57,7 @@ def answer(work: JobRequest, result: ImageResult, *, sensor: wire.Sensor, limits
         digest=result.digest,
         body=document.body,
         outcome="completed",
-        error="; ".join((*notes, *document.shortened)),
+        error="; ".join((*notes, *document.shortened, *remarks)),
     )
 
 

@@ -154,7 +154,15 @@ class JobPoller:
 
     async def _store(self) -> int:
         link, jobs = self._client.link, self._claimed
-        requests = [request_of(job, link=link.name, default_registry=link.default_registry) for job in jobs]
+        requests = [
+            request_of(
+                job,
+                link=link.name,
+                default_registry=link.default_registry,
+                fallback_registries=link.fallback_registries,
+            )
+            for job in jobs
+        ]
         answers = [self._answer(request) for request in requests if isinstance(request, Refusal)]
         try:
             async with self._storage.transaction() as connection:

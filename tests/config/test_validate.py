@@ -71,6 +71,14 @@ def test_good_schedules_and_connections(keys: dict[str, Any]) -> None:
             {"advisories": {"client_key": __file__}},
             "advisories.client_certificate: is missing: there is a client_key",
         ),
+        (
+            {"control_plane": {**PLANE, "allow_hosts": ["https://r.example"]}},
+            "control_plane.allow_hosts[0]: expected host, host:port",
+        ),
+        (
+            {"control_plane": {**PLANE, "fallback_registries": ["*"]}},
+            "control_plane.fallback_registries[0]: expected host",
+        ),
         ({"outbox": {"size": "1MiB"}}, "outbox.size: expected at least 16MiB"),
         ({"outbox": {"age": "1m"}}, "outbox.age: expected 1h to 3660d"),
         ({"outbox": {"trusted_keys": ["ed25519:abc"]}}, "outbox.trusted_keys[0]: expected ed25519:"),
