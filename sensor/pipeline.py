@@ -42,8 +42,10 @@ from sensor.model.request import JobRequest, Lane, ScanRequest, SweepRequest
 from sensor.registry.errors import ImageWithheld, RegistryNotFound, RegistryRateLimited
 from sensor.registry.port import Registry
 from sensor.report.answers import CANCELLED, answer, refusal, standalone
+from sensor.report.artifacts import NOWHERE, ArtifactStore
 from sensor.report.document import FailedScan
 from sensor.report.entries import NewEntry, put
+from sensor.report.outbox import new_scan_id
 from sensor.scan.match import match_inventory
 from sensor.storage import Storage
 from sensor.work.intake import Hold, Intake
@@ -72,6 +74,7 @@ class Pipeline:
     credentials: CredentialWatch
     filled: Callable[[], None]
     """Told when something was put into the outbox."""
+    artifacts: ArtifactStore = NOWHERE
 
     def _now(self) -> datetime:
         return self.judge.clock()
@@ -318,14 +321,18 @@ class Pipeline:
 
     async def _entry(self, link: Link, result: ImageResult) -> NewEntry:
         """A result as the outbox takes it."""
-        sensor, limits = self.sites.identity(link.name), self.judge.layers.limits
-        return await asyncio.to_thread(standalone, link.name, result, sensor=sensor, limits=limits)
+        sensor, limits, scan_id = self.sites.identity(link.name), self.judge.layers.limits, new_scan_id()
+        kept = await self.artifacts.keep(link.name, scan_id, result)
+        make = partial(standalone, sensor=sensor, limits=limits, scan_id=scan_id, kept=kept)
+        return await asyncio.to_thread(make, link.name, result)
 
     async def _answer(self, work: JobRequest, item: Item, verdict: Verdict, absent: tuple[str, ...] = ()) -> None:
         sensor, limits = self.sites.identity(work.link), self.judge.layers.limits
         remarks = (*absent, f"scanned instead: {work.reference}") if absent else ()
         result = verdict.judged[0].result
-        entry = await asyncio.to_thread(answer, work, result, sensor=sensor, limits=limits, remarks=remarks)
+        kept = await self.artifacts.keep(work.link, work.job, result)
+        make = partial(answer, sensor=sensor, limits=limits, remarks=remarks, kept=kept)
+        entry = await asyncio.to_thread(make, work, result)
         async with self._ending(item) as connection:
             for judged in verdict.judged:
                 await self._store(connection, verdict.digest, judged)

@@ -232,6 +232,25 @@ class Outbox(Section):
     """Public keys (`ed25519:...`, shown by `outbox key`) of the sensors whose exported results may be imported here."""
 
 
+class S3(Section):
+    """The bucket from which the top-level control plane reads raw reports and SBOMs; both sides name the same one."""
+
+    bucket: str
+    endpoint: str = ""
+    """URL, where it is not AWS's own; the bucket's name then stands in the path."""
+    region: str = ""
+    """Empty: us-east-1, as the dashboard has it."""
+    access_key_id: str = ""
+    """Empty: the machine's own identity (environment, profile, web identity, container, instance)."""
+    secret_access_key: SecretField = None
+    session_token: SecretField = None
+    """Goes with temporary access keys."""
+    ca_file: str = ""
+    """PEM file with certificate authorities, added to the system's. Empty: that of `http`."""
+    proxy: str = ""
+    """Proxy URL; `direct` ignores a proxy set in `http`."""
+
+
 class Advisories(Connection):
     """Where vulnerability data comes from: OSV's bulk layout, `<Ecosystem>/all.zip`."""
 
@@ -271,6 +290,7 @@ class Config(Section):
     limits: LimitSettings = LimitSettings()
     state: State = State()
     outbox: Outbox = Outbox()
+    s3: S3 | None = None
     advisories: Advisories = Advisories()
     http: Http = Http()
     health: Health = Health()

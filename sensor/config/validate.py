@@ -33,6 +33,7 @@ _LEAST_BANDWIDTH = 64 * 2**10
 """Less, and every transfer would look like one that came to a standstill."""
 _LEAST_OUTBOX = 16 * 2**20
 """One envelope of the largest size, and room."""
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PUBLIC_KEY = re.compile(r"ed25519:[A-Za-z0-9+/]{43}=")
 _HOUR = 3600.0
 _DAY = 24 * _HOUR
@@ -61,6 +62,7 @@ def find_problems(
     if not config.platforms:
         found.wrong(("platforms",), "name at least one platform, for example linux/amd64")
     _check_advisories(config, found)
+    _check_s3(config, found)
     _check_local(config, found)
     for path, connection in _connections(config, registries):
         _check_connection(path, connection.ca_file, connection.proxy, found)
@@ -184,6 +186,23 @@ def _check_advisories(config: Config, found: Findings) -> None:
             found.warn(here, "there is no such file or directory now")
 
 
+def _check_s3(config: Config, found: Findings) -> None:
+    path, s3 = ("s3",), config.s3
+    if s3 is None:
+        return
+    if config.control_plane is None:
+        found.warn(path, "belongs to the top-level control_plane, and there is none: nothing is put there")
+    if not _BUCKET.fullmatch(s3.bucket):
+        found.wrong((*path, "bucket"), "expected the name of a bucket: lower-case letters, digits, dots and dashes")
+    url = split_url(s3.endpoint)
+    if s3.endpoint and (url is None or url.scheme not in {"http", "https"} or not has_host(url)):
+        found.wrong((*path, "endpoint"), "expected a URL such as https://minio.example.com:9000")
+    if bool(s3.access_key_id) != (s3.secret_access_key is not None):
+        missing = "secret_access_key" if s3.access_key_id else "access_key_id"
+        found.wrong((*path, missing), "is missing: the two go together")
+    _check_connection(path, s3.ca_file, s3.proxy, found)
+
+
 def _check_local(config: Config, found: Findings) -> None:
     found.between(("limits", "idle_timeout"), config.limits.idle_timeout, 1.0, _HOUR)
     if 0 < config.limits.bandwidth < _LEAST_BANDWIDTH:
@@ -235,6 +254,8 @@ def _check_client(path: KeyPath, connection: Connection, found: Findings) -> Non
 def _literals(config: Config, registries: _Placed) -> Iterator[KeyPath]:
     """Where the configuration itself holds a secret."""
     sections: list[tuple[KeyPath, Section]] = [*registries, (("outbox",), config.outbox)]
+    if config.s3 is not None:
+        sections.append((("s3",), config.s3))
     if config.control_plane is not None:
         sections.insert(0, (("control_plane",), config.control_plane))
     for place, section in sections:
@@ -242,6 +263,7 @@ def _literals(config: Config, registries: _Placed) -> Iterator[KeyPath]:
     proxies: Iterable[tuple[KeyPath, str]] = [
         (("http",), config.http.proxy),
         *((path, connection.proxy) for path, connection in _connections(config, registries)),
+        *([(("s3",), config.s3.proxy)] if config.s3 is not None else []),
     ]
     for path, proxy in proxies:
         url = split_url(proxy)

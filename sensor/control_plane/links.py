@@ -42,6 +42,8 @@ class Link:
     allow_hosts: tuple[str, ...] = ()
     """Patterns of further hosts that jobs may name; see `hosts`."""
     reports_catalogue: bool = True
+    has_bucket: bool = False
+    """Whether the control plane reads the bucket of the `s3` section: only the top-level one does."""
     is_offline: bool = False
     """Nothing is sent and nobody is asked: results wait in the outbox for `outbox export`."""
     route: Route = field(default_factory=Route)
@@ -135,6 +137,7 @@ def _link(config: Config, url: str, key: SecretSource | None, section: str, defa
         heartbeat=default.heartbeat if default is not None else 30.0,
         poll=default.poll if default is not None else 15.0,
         is_offline=same is not None and same.offline,
+        has_bucket=same is not None and not same.offline and config.s3 is not None,
         reports_catalogue=default.catalogue if default is not None else True,
         route=Route(
             ca_file=ca_file or config.http.ca_file,

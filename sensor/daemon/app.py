@@ -19,9 +19,12 @@ from sensor.daemon.catalogue import CatalogueReporter
 from sensor.daemon.engine import Engine, build_engine, utc_now
 from sensor.daemon.link import LinkKeeper
 from sensor.events import Event, Publish, SweepFinished
+from sensor.identity.s3 import S3Bucket
 from sensor.pipeline import Pipeline
+from sensor.report.artifacts import NOWHERE, ArtifactStore
 from sensor.report.deliver import Deliverer
 from sensor.report.outbox import Outbox
+from sensor.route import Route
 from sensor.status import StatusBoard
 from sensor.triggers.jobs import JobPoller
 from sensor.triggers.schedule import Schedules
@@ -106,6 +109,7 @@ async def build_app(
             intake=Intake(storage=engine.storage, clock=clock, directory=Path(config.state.directory)),
             credentials=CredentialWatch(clock=clock),
             filled=deliverer.wake,
+            artifacts=_artifacts(config, engine),
         )
         agents: dict[str, str] = {}
         for link in online:
@@ -141,6 +145,17 @@ async def build_app(
             publish=publish,
             clock=clock,
         )
+
+
+def _artifacts(config: Config, engine: Engine) -> ArtifactStore:
+    if config.s3 is None:
+        return NOWHERE
+    route = Route(
+        ca_file=config.s3.ca_file or config.http.ca_file,
+        proxy=config.s3.proxy or config.http.proxy,
+        no_proxy=config.http.no_proxy,
+    )
+    return ArtifactStore(S3Bucket(config.s3, route, limits=engine.sites.limits), engine.sites.has_bucket)
 
 
 def _registered(agents: dict[str, str], deliverer: Deliverer, link: str, agent: str) -> None:

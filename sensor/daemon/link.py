@@ -144,6 +144,7 @@ class LinkKeeper:
             os=platform.system().lower(),
             arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
             scanner_versions={"harborguard-sensor": self._version},
+            s3_configured=self._link.has_bucket,
             capabilities=("scan", "discovery") if self._link.reports_catalogue else ("scan",),
         )
         # the mark first: a key that changes in between is noticed at the next beat

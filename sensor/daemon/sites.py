@@ -119,6 +119,11 @@ class ConfiguredSites:
         """The link over which a registry reports."""
         return link_of(self.links, registry)
 
+    def has_bucket(self, link: str) -> bool:
+        """Whether the control plane of a link reads the bucket of the `s3` section."""
+        found = self._link(link)
+        return found is not None and found.has_bucket
+
     def identity(self, link: str) -> wire.Sensor:
         """What this sensor calls itself on a link."""
         found = self._link(link)
@@ -198,7 +203,7 @@ def changes_between(before: Config, after: Config) -> tuple[str, ...]:
     found += [f"registry {name}: changed" for name in new if name in old and old[name] != new[name]]
     found += [
         f"{name}: changed, but in force only after a restart"
-        for name in ("control_plane", "concurrency", "limits", "state", "outbox", "health", "logging")
+        for name in ("control_plane", "concurrency", "limits", "state", "outbox", "s3", "health", "logging")
         if getattr(before, name) != getattr(after, name)
     ]
     started = {link.name for link in links_of(before)}

@@ -79,6 +79,11 @@ def test_good_schedules_and_connections(keys: dict[str, Any]) -> None:
             {"control_plane": {**PLANE, "fallback_registries": ["*"]}},
             "control_plane.fallback_registries[0]: expected host",
         ),
+        ({"s3": {"bucket": "s3://b"}}, "s3.bucket: expected the name of a bucket"),
+        ({"s3": {"bucket": "reports", "endpoint": "minio:9000"}}, "s3.endpoint: expected a URL"),
+        ({"s3": {"bucket": "reports", "access_key_id": "A"}}, "s3.secret_access_key: is missing"),
+        ({"s3": {"bucket": "reports", "secret_access_key": {"env": "A"}}}, "s3.access_key_id: is missing"),
+        ({"s3": {"bucket": "reports", "ca_file": "/nonexistent.pem"}}, "s3.ca_file: there is no such file"),
         ({"outbox": {"size": "1MiB"}}, "outbox.size: expected at least 16MiB"),
         ({"outbox": {"age": "1m"}}, "outbox.age: expected 1h to 3660d"),
         ({"outbox": {"trusted_keys": ["ed25519:abc"]}}, "outbox.trusted_keys[0]: expected ed25519:"),
@@ -101,6 +106,11 @@ def test_good_schedules_and_connections(keys: dict[str, Any]) -> None:
 def test_other_rules(raw: dict[str, Any], expected: str) -> None:
     (found,) = problems(**raw)
     assert found.startswith(expected)
+
+
+def test_a_bucket_that_nobody_reads_is_warned_about() -> None:
+    assert any("s3" in text for text in warnings(s3={"bucket": "reports"}))
+    assert not any("s3" in text for text in warnings(s3={"bucket": "reports"}, control_plane=PLANE))
 
 
 def test_an_offline_control_plane_needs_no_key() -> None:

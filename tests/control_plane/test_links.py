@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sensor.config.schema import Config
+from sensor.config.schema import S3, Config
 from sensor.control_plane.links import Link, link_of, links_of, normal_url
 from sensor.errors import ConfigError
 from sensor.secret import FromEnv
@@ -61,6 +61,14 @@ def test_a_registry_may_bring_the_only_control_plane() -> None:
 def test_a_key_without_any_url_is_refused() -> None:
     with pytest.raises(ConfigError, match="no url"):
         links_of(config(registry("a", control_plane={"api_key": {"env": "A"}})))
+
+
+def test_the_bucket_is_the_top_level_control_planes() -> None:
+    elsewhere = registry("b", control_plane={"url": "https://other.example", "api_key": {"env": "B"}})
+    own = registry("c", control_plane={"api_key": {"env": "C"}})
+    with_bucket = config(registry("a"), elsewhere, own, name="x").model_copy(update={"s3": S3(bucket="reports")})
+    assert [link.has_bucket for link in links_of(with_bucket)] == [True, False, True]
+    assert not any(link.has_bucket for link in links_of(config(registry("a"), elsewhere, own, name="x")))
 
 
 def test_an_offline_control_plane_needs_no_key() -> None:
