@@ -204,13 +204,6 @@ class Outbox:
                     going += [entry] if entry.state is State.WAITING else []
         return tuple(going)
 
-    async def counts(self) -> Mapping[tuple[str, State], int]:
-        """Entries by link and state, for status and metrics."""
-        table = outbox_table
-        query = select(table.c.link, table.c.state, func.count()).group_by(table.c.link, table.c.state)
-        async with self._storage.reading() as connection:
-            return {(link, State(state)): int(count) for link, state, count in await connection.execute(query)}
-
     async def entries(self, link: str) -> tuple[Entry, ...]:
         """All entries of a link, oldest first."""
         query = select(*WITHOUT_BODY).where(outbox_table.c.link == link).order_by(outbox_table.c.id)
