@@ -72,7 +72,3 @@ class AdvisoryError(SensorError):
 
 class StateError(SensorError):
     """The state database cannot be used: full disk, locked, made by a newer version, or damaged."""
-
-
-class StateInUse(StateError):
-    """Another sensor has the state directory."""

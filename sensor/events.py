@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
+from sensor.model.delivery import OutboxPart
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensorStarted:
@@ -266,23 +268,10 @@ class ResultRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxPart:
-    """One link's part of the outbox; a link that left the configuration may still have one.
-
-    `counts` are entries by state: waiting, sending, unknown, reporting are still to be delivered, dead, exported and delivered are not.
-    `oldest` is when the oldest was made that is still to be delivered.
-    """
-
-    link: str
-    counts: dict[str, int]
-    bytes: int
-    oldest: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxCounted:
     """What is in the outbox, link by link."""
 
+    at: datetime
     parts: tuple[OutboxPart, ...]
 
 

@@ -12,6 +12,7 @@ from typing import assert_never
 import msgspec
 
 from sensor import events
+from sensor.model.delivery import OutboxPart
 
 
 class RegistryStatus(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -116,7 +117,7 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=False):
     problems: list[str]
     registries: list[RegistryStatus]
     links: list[LinkStatus]
-    outbox: list[events.OutboxPart]
+    outbox: list[OutboxPart]
     quotas: list[QuotaStatus]
     running: list[RunningImage]
     failures: list[Failure]
@@ -152,7 +153,7 @@ class StatusBoard:
         self._sweeping: set[str] = set()
         """Registries whose sweep has told nothing yet."""
         self._links: dict[str, LinkStatus] = {}
-        self._outbox: tuple[events.OutboxPart, ...] = ()
+        self._outbox: tuple[OutboxPart, ...] = ()
         self._quotas: dict[str, QuotaStatus] = {}
         self._finished: dict[str, deque[datetime]] = {}
         """When images of a registry were scanned, the last hour."""

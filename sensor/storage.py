@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from sensor.errors import StateError, StateInUse
+from sensor.errors import StateError
 
 METADATA = MetaData()
 """All tables of the state database; the owners add theirs at import."""
@@ -41,6 +41,10 @@ PRAGMAS = {
 """What holds on every connection, as SQLite answers when asked."""
 
 _CONNECTIONS = 8
+
+
+class StateInUse(StateError):
+    """Another sensor has the state directory."""
 
 
 class Storage:

@@ -37,8 +37,9 @@ from sensor.config.schema import Config
 from sensor.control_plane.client import ControlPlaneClient, transport_for
 from sensor.control_plane.links import Link, links_of
 from sensor.daemon.engine import limits_of
-from sensor.errors import ConfigError, DataError, StateError, StateInUse
-from sensor.events import Event, OutboxPart, ResultDelivered, ResultRefused
+from sensor.errors import ConfigError, DataError, StateError
+from sensor.events import Event, ResultDelivered, ResultRefused
+from sensor.model.delivery import OutboxPart
 from sensor.report import desk
 from sensor.report.deliver import Deliverer
 from sensor.report.entries import Entry, State
@@ -54,7 +55,7 @@ from sensor.report.parcel import (
     write_parcel,
 )
 from sensor.secret import read_secret
-from sensor.storage import Storage, open_storage, swap_file
+from sensor.storage import StateInUse, Storage, open_storage, swap_file
 from sensor.version import VERSION
 
 app = typer.Typer(

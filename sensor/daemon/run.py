@@ -246,7 +246,9 @@ class Daemon:
             await self._sleep(_LEDGER_SECONDS)
             try:
                 await self._app.pipeline.ledgers.catch_up()
-                self._app.publish(events.OutboxCounted(parts=await parts_of(self._app.engine.storage)))
+                self._app.publish(
+                    events.OutboxCounted(at=self._app.clock(), parts=await parts_of(self._app.engine.storage))
+                )
             except StateError as error:
                 log.warning("ledger not counted", error=error.message, advice=error.advice)
 

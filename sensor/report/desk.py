@@ -13,7 +13,7 @@ from itertools import groupby
 from sqlalchemy import Column, ColumnElement, Float, Index, String, Table, and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sensor.events import OutboxPart
+from sensor.model.delivery import OutboxPart
 from sensor.report.entries import WITHOUT_BODY, Entry, Kind, NewEntry, State, entry_of, outbox_table, put
 from sensor.storage import METADATA, Storage
 
