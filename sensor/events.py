@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
+from sensor.model.delivery import OutboxPart
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensorStarted:
@@ -200,6 +202,17 @@ class LinkChanged:
     state: str
     error: str = ""
     advice: str = ""
+    address: str = ""
+    """Where the control plane is spoken to; empty: as before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockCompared:
+    """A control plane's clock is so many seconds ahead of ours (negative: behind)."""
+
+    at: datetime
+    link: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +268,14 @@ class ResultRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxCounted:
+    """What is in the outbox, link by link."""
+
+    at: datetime
+    parts: tuple[OutboxPart, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigReloaded:
     """SIGHUP: a new configuration is in force, or (`error`) the old one was kept."""
 
@@ -283,11 +304,13 @@ Event: TypeAlias = (
     | ImagesRematched
     | AdvisoriesChanged
     | LinkChanged
+    | ClockCompared
     | HeartbeatSent
     | JobClaimed
     | JobFinished
     | ResultDelivered
     | ResultRefused
+    | OutboxCounted
     | ConfigReloaded
 )
 

@@ -21,7 +21,15 @@ import aiohttp
 
 from sensor.errors import NetworkError
 from sensor.route import parse_url, shown_host
-from sensor.tls import NO_CERTIFICATE, Certificate, TlsOnly, is_tls_record, translate_tls, untrusted
+from sensor.tls import (
+    NO_CERTIFICATE,
+    Certificate,
+    TlsOnly,
+    is_about_our_certificate,
+    is_tls_record,
+    translate_tls,
+    untrusted,
+)
 
 
 class Unresolved(NetworkError):
@@ -70,6 +78,9 @@ def translate(error: BaseException, url: str, presented: Certificate = NO_CERTIF
             f"cannot connect to {host}: {reason}",
             "check host, port and firewall, and whether the server is running",
         )
+    if isinstance(error, OSError) and is_about_our_certificate(str(error)):
+        # in TLS 1.3 the other side looks at our certificate after we think that all is well
+        return translate_tls(str(error), host)
     return _broken(error, host)
 
 

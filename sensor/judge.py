@@ -16,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor import events
 from sensor.advisories.shelf import AdvisoryShelf
+from sensor.catalog.diff import DigestState
+from sensor.catalog.snapshots import Standing
 from sensor.config import schema
 from sensor.control_plane import wire
 from sensor.control_plane.links import Link
@@ -33,7 +35,9 @@ from sensor.inventory.layers import Layers
 from sensor.model.digest import Digest
 from sensor.model.finding import ImageResult
 from sensor.model.manifest import Platform
-from sensor.model.reference import Reference
+from sensor.model.reference import Reference, parse_reference
+from sensor.model.request import JobRequest
+from sensor.registry.errors import RegistryNotFound
 from sensor.registry.port import Registry
 from sensor.scan.match import match_inventory
 
@@ -58,6 +62,18 @@ class Verdict:
     def skip_reason(self) -> str:
         """Why there is no result, in words."""
         return self.skipped.reason if self.skipped is not None else ""
+
+    @property
+    def standing(self) -> Standing:
+        """Where the digest stands in the catalogue now."""
+        if self.judged:
+            return Standing(digest=self.digest, state=DigestState.SCANNED)
+        return Standing(
+            digest=self.digest,
+            state=DigestState.SKIPPED,
+            reason=self.skip_reason,
+            artifact_class=self.skipped.artifact_class if isinstance(self.skipped, NotAnImage) else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +213,28 @@ class Judge:
             bytes_fetched=taken.bytes_fetched,
             seconds=seconds,
         )
+
+
+async def place_of_job(sites: Sites, work: JobRequest, absent: list[str]) -> tuple[Place, tuple[Platform, ...]]:
+    """Where a job's image is: at the first of its references that there is. `absent` gets what was asked in vain, in words.
+
+    Only an image that is not there at all is looked for elsewhere: one that lacks a layer, or that may not be seen, has failed.
+
+    Raises:
+        SensorError: the reference that comes after the absent ones does not let it.
+    """
+    others = [work.reference, *work.fallbacks]
+    while True:
+        text = others.pop(0)
+        reference = parse_reference(text)
+        settings, client = await sites.registry_for(reference, work.link)
+        if others:
+            try:
+                await client.manifest(reference.repository, reference.target)
+            except RegistryNotFound as error:
+                absent.append(f"{text}: {error.message}")
+                continue
+        return Place(name=settings.name, client=client, reference=reference), sites.platforms(settings)
 
 
 def rfc3339(moment: datetime) -> str:

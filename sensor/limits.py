@@ -109,14 +109,22 @@ class Limits:
     """Serialised envelope. The control plane cuts bodies off at 10 MiB and then fails to parse them."""
     indexed_text_bytes: int = 2_600
     """Text that the control plane keeps in a PostgreSQL index; rows above about 2 700 bytes are refused."""
+    catalogue_page_bytes: int = 1 * MIB
+    """Names in one page of a reported catalogue: about 30 000 tags."""
     answer_bytes: int = 4 * MIB
     """One answer of a control plane."""
+    beat_seconds: float = 12.0
+    """Longest wait for the answer to a heartbeat or a registration: the next one must not be late because this one hangs."""
     upload_seconds: float = 600.0
     """Longest wait for the answer to an upload: the control plane answers after all its inserts (40 000 rows in 6 s on two cores)."""
     outbox_bytes: int = 2 * GIB
     """Undelivered results, compressed. Above, the oldest results of sweeps go first; the answer to a job is never dropped."""
     outbox_seconds: float = 30 * 86_400.0
     """Age at which an undelivered result of a sweep, or one that was refused, is dropped."""
+    parcel_line_bytes: int = 96 * MIB
+    """One line of an exported outbox: an entry, compressed and in base64. An incompressible envelope takes 14 MB."""
+    parcel_entries: int = 1_000_000
+    """Entries of one exported outbox."""
     connect_seconds: float = 15.0
     """TCP and TLS set-up."""
     idle_seconds: float = 60.0

@@ -27,24 +27,26 @@ from sensor.catalog.crawl import crawl
 from sensor.catalog.credentials import CredentialWatch
 from sensor.catalog.diff import Crawl, Diff, DigestState, diff_catalogue
 from sensor.catalog.ledgers import Ledgers
+from sensor.catalog.listings import note_sweep
 from sensor.catalog.news import news_of
 from sensor.catalog.select import withheld
 from sensor.catalog.snapshots import Snapshots, Standing
 from sensor.config import schema
 from sensor.control_plane.links import Link
 from sensor.errors import ConfigError, DataError, SensorError, StateError
-from sensor.inventory.image import NotAnImage
 from sensor.inventory.images import StoredImage, result_fingerprint
-from sensor.judge import Judge, Judged, Place, Sites, Verdict, rfc3339
+from sensor.judge import Judge, Judged, Place, Sites, Verdict, place_of_job, rfc3339
 from sensor.model.digest import Digest
 from sensor.model.finding import ImageResult
-from sensor.model.reference import Reference, parse_reference
+from sensor.model.reference import Reference
 from sensor.model.request import JobRequest, Lane, ScanRequest, SweepRequest
 from sensor.registry.errors import ImageWithheld, RegistryNotFound, RegistryRateLimited
 from sensor.registry.port import Registry
-from sensor.report.answers import answer, refusal, standalone
+from sensor.report.answers import CANCELLED, answer, refusal, standalone
+from sensor.report.artifacts import NOWHERE, ArtifactStore
 from sensor.report.document import FailedScan
 from sensor.report.entries import NewEntry, put
+from sensor.report.outbox import new_scan_id
 from sensor.scan.match import match_inventory
 from sensor.storage import Storage
 from sensor.work.intake import Hold, Intake
@@ -74,6 +76,7 @@ class Pipeline:
     credentials: CredentialWatch
     filled: Callable[[], None]
     """Told when something was put into the outbox."""
+    artifacts: ArtifactStore = NOWHERE
 
     def _now(self) -> datetime:
         return self.judge.clock()
@@ -96,6 +99,8 @@ class Pipeline:
                 for place in advance.queued
             )
             await self.queue.put_all(new, Lane.NEW, connection=connection)
+            error = next(seen.troubles(), "")
+            await note_sweep(connection, name, self._now(), complete=seen.complete, error=error)
         await self._tell(seen, diff)
         if (checked := await self.credentials.look(name, client)) is not None:
             self._publish(checked)
@@ -157,25 +162,25 @@ class Pipeline:
         """Judge what a control plane's job names. It always gets an answer: an envelope and a status, stored before the job is done."""
         started = self._now()
         is_last = item.attempts >= LAST_ATTEMPT
+        absent: list[str] = []
         try:
-            reference = parse_reference(work.reference)
-            settings, client = await self.sites.registry_for(reference, work.link)
-            place = Place(name=settings.name, client=client, reference=reference)
-            platforms = self.sites.platforms(settings)
-            verdict = await self.judge.judge(place, reference.target, platforms, accept_gaps=is_last)
+            place, platforms = await place_of_job(self.sites, work, absent)
+            verdict = await self.judge.judge(place, place.reference.target, platforms, accept_gaps=is_last)
         except StateError:
             raise
         except SensorError as error:
             if error.retryable and not is_last:
                 await self.queue.retry(item, self._next_try(item, error), error.message)
                 return
-            await self._answer_failed(work, item, f"{work.reference}: {error}", started)
+            reason = f"{(work.reference, *work.fallbacks)[len(absent)]}: {error}"
+            await self._answer_failed(work, item, "; ".join((*absent, reason)), started)
             return
+        found = msgspec.structs.replace(work, reference=str(place.reference))
         if verdict.judged:
-            await self._answer(work, item, verdict)
+            await self._answer(found, item, verdict, tuple(absent))
         else:
-            reason = f"{work.reference}: {verdict.skip_reason}"
-            await self._answer_failed(work, item, reason, started, verdict.digest)
+            reason = f"{found.reference}: {verdict.skip_reason}"
+            await self._answer_failed(found, item, "; ".join((*absent, reason)), started, verdict.digest)
 
     async def rematch(self, item: Item) -> None:
         """Match all stored inventories against the advisories in force; a later revision than the one asked for is as good."""
@@ -228,7 +233,7 @@ class Pipeline:
                 # a digest that is new here is reported even if a job, or another registry with another link, brought the image before
                 if entry is not None and (changed or item.lane is not Lane.AGAIN):
                     await put(connection, entry, now=self._now().timestamp())
-            await self.snapshots.mark(connection, work.registry, _standing(verdict), self._now())
+            await self.snapshots.mark(connection, work.registry, verdict.standing, self._now())
         self.filled()
 
     async def _fail_scan(self, work: ScanRequest, item: Item, reference: Reference, error: SensorError) -> None:
@@ -280,6 +285,15 @@ class Pipeline:
         )
         self._publish(skipped)
 
+    async def cancelled(self, item: Item) -> None:
+        """Answer for a job that was stopped. When it was done a moment before, its result stands.
+
+        Raises:
+            StateError: the state database cannot be used, or the job is done.
+        """
+        if isinstance(item.work, JobRequest):
+            await self._answer_failed(item.work, item, CANCELLED, self._now())
+
     async def set_aside(self, item: Item) -> None:
         """Put off what the process died over again and again, and say so where the work would have said its result."""
         times = f"the sensor died {item.crashes} times in a row while it worked on this"
@@ -321,12 +335,18 @@ class Pipeline:
 
     async def _entry(self, link: Link, result: ImageResult) -> NewEntry:
         """A result as the outbox takes it."""
-        sensor, limits = self.sites.identity(link.name), self.judge.layers.limits
-        return await asyncio.to_thread(standalone, link.name, result, sensor=sensor, limits=limits)
+        sensor, limits, scan_id = self.sites.identity(link.name), self.judge.layers.limits, new_scan_id()
+        kept = await self.artifacts.keep(link.name, scan_id, result)
+        make = partial(standalone, sensor=sensor, limits=limits, scan_id=scan_id, kept=kept)
+        return await asyncio.to_thread(make, link.name, result)
 
-    async def _answer(self, work: JobRequest, item: Item, verdict: Verdict) -> None:
+    async def _answer(self, work: JobRequest, item: Item, verdict: Verdict, absent: tuple[str, ...] = ()) -> None:
         sensor, limits = self.sites.identity(work.link), self.judge.layers.limits
-        entry = await asyncio.to_thread(answer, work, verdict.judged[0].result, sensor=sensor, limits=limits)
+        remarks = (*absent, f"scanned instead: {work.reference}") if absent else ()
+        result = verdict.judged[0].result
+        kept = await self.artifacts.keep(work.link, work.job, result)
+        make = partial(answer, sensor=sensor, limits=limits, remarks=remarks, kept=kept)
+        entry = await asyncio.to_thread(make, work, result)
         async with self._ending(item) as connection:
             for judged in verdict.judged:
                 await self._store(connection, verdict.digest, judged)
@@ -386,15 +406,3 @@ class Pipeline:
         asked = timedelta(seconds=error.retry_after or 0.0)
         backoff: timedelta = _FIRST_RETRY * 2 ** min(item.attempts - 1, 12)
         return self._now() + max(asked, min(_LONGEST_RETRY, backoff))
-
-
-def _standing(verdict: Verdict) -> Standing:
-    if verdict.judged:
-        return Standing(digest=verdict.digest, state=DigestState.SCANNED)
-    skipped = verdict.skipped
-    return Standing(
-        digest=verdict.digest,
-        state=DigestState.SKIPPED,
-        reason=verdict.skip_reason,
-        artifact_class=skipped.artifact_class if isinstance(skipped, NotAnImage) else None,
-    )

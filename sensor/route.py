@@ -34,6 +34,20 @@ class Route:
     proxy: str = field(default="", repr=False)
     """May hold a password."""
     no_proxy: tuple[str, ...] = ()
+    client_certificate: str = ""
+    """PEM file: shown to `client_hosts` alone, because it tells who we are. Its key is in it, or in `client_key`."""
+    client_key: str = ""
+    client_hosts: tuple[str, ...] = ()
+    """Names without ports."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What TLS is made of; empty strings for what is not used."""
+        return self.ca_file, self.client_certificate, self.client_key
+
+    def is_known_to(self, host: str) -> bool:
+        """Whether the client certificate is for a host."""
+        return bool(self.client_certificate) and host.lower() in self.client_hosts
 
     def proxy_for(self, host: str) -> str | None:
         """The proxy for a host, or None for a direct connection. Metadata services are always direct."""
@@ -58,6 +72,17 @@ def redirect_target(url: str, location: str) -> str:
     if not usable:
         raise DataError("a redirect leads to an unusable URL")
     return str(target)
+
+
+def hosts_of(*addresses: str) -> tuple[str, ...]:
+    """The names, in lower case and without ports, of URLs and of host[:port]; what has none gives none."""
+    names = []
+    for address in addresses:
+        try:
+            names.append(urlsplit(address if "://" in address else f"//{address}").hostname)
+        except ValueError:
+            continue
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def same_origin(first: str, second: str) -> bool:

@@ -12,6 +12,7 @@ from typing import assert_never
 import msgspec
 
 from sensor import events
+from sensor.model.delivery import OutboxPart
 
 
 class RegistryStatus(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -64,6 +65,10 @@ class LinkStatus(msgspec.Struct, kw_only=True, omit_defaults=False):
     name: str
     state: str = "connecting"
     """connecting, registered, down, refused."""
+    address: str = ""
+    """Where it is spoken to: its URL, or one of its fallbacks."""
+    clock_skew: float | None = None
+    """Seconds by which its clock is ahead of ours; None: not known yet."""
     last_heartbeat: datetime | None = None
     delivered: int = 0
     refused: int = 0
@@ -112,6 +117,7 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=False):
     problems: list[str]
     registries: list[RegistryStatus]
     links: list[LinkStatus]
+    outbox: list[OutboxPart]
     quotas: list[QuotaStatus]
     running: list[RunningImage]
     failures: list[Failure]
@@ -125,6 +131,8 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=False):
 
 EXPIRY_NOTICE = timedelta(days=14)
 """How long before the end of a credential it is a problem."""
+SKEW_NOTICE = 60.0
+"""Seconds by which two clocks may differ; some clouds refuse requests from five minutes on."""
 _HOUR = timedelta(hours=1)
 _STALE_HOLD = timedelta(minutes=1)
 """Workers look for work more often than that."""
@@ -147,6 +155,7 @@ class StatusBoard:
         self._sweeping: set[str] = set()
         """Registries whose sweep has told nothing yet."""
         self._links: dict[str, LinkStatus] = {}
+        self._outbox: tuple[OutboxPart, ...] = ()
         self._quotas: dict[str, QuotaStatus] = {}
         self._finished: dict[str, deque[datetime]] = {}
         """When images of a registry were scanned, the last hour."""
@@ -215,6 +224,9 @@ class StatusBoard:
             case events.LinkChanged():
                 link = self._link(event.link)
                 link.state, link.error, link.advice = event.state, event.error, event.advice
+                link.address = event.address or link.address
+            case events.ClockCompared():
+                self._link(event.link).clock_skew = event.seconds
             case events.HeartbeatSent():
                 self._link(event.link).last_heartbeat = event.at
             case events.JobClaimed():
@@ -227,6 +239,8 @@ class StatusBoard:
                 link = self._link(event.link)
                 link.refused += 1
                 link.error = event.error
+            case events.OutboxCounted():
+                self._outbox = event.parts
             case events.ConfigReloaded():
                 if event.registries is not None:
                     self._show(event.registries)
@@ -246,6 +260,7 @@ class StatusBoard:
             problems=self.problems(now),
             registries=[self._registries[name] for name in sorted(self._registries)],
             links=[self._links[name] for name in sorted(self._links)],
+            outbox=list(self._outbox),
             quotas=[self._quotas[host] for host in sorted(self._quotas)],
             running=sorted(self._running.values(), key=lambda image: image.started),
             failures=sorted(self._failures.values(), key=lambda failure: failure.at, reverse=True),
@@ -273,6 +288,11 @@ class StatusBoard:
             _sentence(f"control plane {link.name} is {link.state}: {link.error}", link.advice)
             for link in self._links.values()
             if link.state in {"down", "refused"}
+        ]
+        found += [
+            _sentence(_skewed(link.name, link.clock_skew), "tokens and certificates fail by the clock: synchronise it")
+            for link in self._links.values()
+            if link.clock_skew is not None and abs(link.clock_skew) > SKEW_NOTICE
         ]
         found += [
             _sentence(f"registry {registry.name}: {registry.error}", registry.advice)
@@ -387,6 +407,11 @@ def _expiry(registry: RegistryStatus, expires: datetime, now: datetime) -> str:
     days = (expires - now).days
     when = f"ends in {days} days" if days > 1 else "ends within two days" if expires > now else "has ended"
     return f"registry {registry.name}: its credential {when} ({expires:%Y-%m-%d %H:%M} UTC): make a new one"
+
+
+def _skewed(link: str, seconds: float) -> str:
+    word = "behind" if seconds > 0 else "ahead of"
+    return f"this machine's clock is {abs(seconds):.0f} s {word} that of control plane {link}"
 
 
 def _sentence(text: str, advice: str) -> str:

@@ -43,6 +43,10 @@ PRAGMAS = {
 _CONNECTIONS = 8
 
 
+class StateInUse(StateError):
+    """Another sensor has the state directory."""
+
+
 class Storage:
     """The state database. Open it once, pass it down, close it last."""
 
@@ -202,7 +206,7 @@ def _prepare(directory: Path, *, shared: bool) -> int | None:
         holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(lock)
         message = f"another sensor (process {holder}) is using the state directory {directory}"
-        raise StateError(message, "stop it, or give this one its own state.directory") from error
+        raise StateInUse(message, "stop it, or give this one its own state.directory") from error
     except OSError as error:
         os.close(lock)
         message = f"cannot lock the state directory {directory}: {error.strerror}"

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ class NotTls(NetworkError):
 
 class TlsOnly(NetworkError):
     """Plain HTTP was sent to a port that speaks TLS."""
+
+    retryable = False
+
+
+class ClientRefused(NetworkError):
+    """The other side wants to know who we are, and does not take our certificate for it."""
 
     retryable = False
 
@@ -71,6 +78,29 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
     return context
 
 
+def client_context(ca_file: str, certificate: str, key: str) -> ssl.SSLContext:
+    """The same, and a certificate that says who we are; `key` may be empty where the certificate's file holds it.
+
+    Raises:
+        ConfigError: a file is missing, they do not belong together, or the key wants a passphrase.
+    """
+    context = tls_context(ca_file)
+
+    def no_passphrase() -> str:
+        # without this the library would ask at the terminal
+        message = f"cannot use the client key {key or certificate}: it wants a passphrase"
+        raise ConfigError(message, "a daemon cannot type: store it without one")
+
+    try:
+        context.load_cert_chain(certificate, key or None, password=no_passphrase)
+    except (OSError, ssl.SSLError) as error:
+        files = f"{certificate} and {key}" if key else certificate
+        message = f"cannot use the client certificate {files}: {error}"
+        advice = "client_certificate and client_key must be PEM files that belong together"
+        raise ConfigError(message, advice) from error
+    return context
+
+
 _TLS_RECORDS = ("\x15\x03", "\\x15\\x03")
 """The start of a TLS alert, as it stands in a complaint about a malformed status line."""
 
@@ -78,6 +108,23 @@ _TLS_RECORDS = ("\x15\x03", "\\x15\\x03")
 def is_tls_record(text: str) -> bool:
     """Whether a complaint about a malformed answer shows that the other side spoke TLS to a plain request."""
     return any(mark in text for mark in _TLS_RECORDS)
+
+
+_WANTS_CERTIFICATE = (
+    "certificate required", "certificate_required", "alert bad certificate", "alert_bad_certificate", "alert unknown ca",
+    "alert_unknown_ca", "alert certificate", "alert_certificate", "alert handshake failure", "alert_handshake_failure",
+)  # fmt: skip
+"""What the other side says, in the words of several versions of OpenSSL, when it misses or refuses our certificate."""
+
+
+def is_about_our_certificate(text: str) -> bool:
+    """Whether a complaint of the TLS layer is the other side's, about the certificate that we showed or did not."""
+    return any(mark in text.lower() for mark in _WANTS_CERTIFICATE)
+
+
+def _alert(text: str) -> str:
+    found = re.search(r"alert[ _][\w ]+", text, re.IGNORECASE)
+    return found[0].replace("_", " ").lower() if found else text
 
 
 def translate_tls(text: str, host: str) -> NetworkError:
@@ -89,6 +136,11 @@ def translate_tls(text: str, host: str) -> NetworkError:
         return NotTls(
             f"{host} does not speak TLS",
             "it may be a plain-HTTP port: use the right port, or write http:// and insecure: true for a trusted internal registry",
+        )
+    if is_about_our_certificate(text):
+        return ClientRefused(
+            f"{host} does not accept us: {_alert(text)}",
+            "it wants a client certificate of an authority that it knows: set client_certificate and client_key",
         )
     return NetworkError(f"TLS with {host} failed: {text}", "check the port and the TLS set-up", retryable=False)
 

@@ -15,7 +15,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import aiohttp
 import structlog
@@ -26,7 +26,7 @@ from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.pacing import Budgets, HostBudget, Rate
 from sensor.reflection import secrets_shown, without_secrets
 from sensor.route import Route, parse_url, retry_after, shown_host
-from sensor.tls import NO_CERTIFICATE, certificate_of, stamp_of, tls_context
+from sensor.tls import NO_CERTIFICATE, certificate_of, client_context, stamp_of, tls_context
 from sensor.version import VERSION
 
 USER_AGENT = f"harborguard-sensor/{VERSION}"
@@ -80,12 +80,17 @@ class Streamed:
     header_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+_Stamps: TypeAlias = tuple[tuple[int, int, int] | None, ...]
+
+
 @dataclass(slots=True)
 class _Pool:
-    """A session and how many requests use it; `stamp` identifies the CA file that it was opened with."""
+    """A session and how many requests use it; `stamps` identify the files of certificates that it was opened with."""
 
     session: aiohttp.ClientSession
-    stamp: tuple[int, int, int] | None
+    stamps: _Stamps
+    client: ssl.SSLContext | None
+    """For the hosts that know our certificate."""
     users: int = 0
     retired: bool = False
 
@@ -222,9 +227,10 @@ class Transport:
         if (turn := budget.reserve()) > 0:
             await self._sleep(turn)
         self.requests += 1
-        async with budget.slots(self._connections), self._session() as session:
+        async with budget.slots(self._connections), self._session() as pool:
+            own = pool.client if self.route.is_known_to(target.host or "") else None
             try:
-                response = await session.request(
+                response = await pool.session.request(
                     method,
                     target,
                     headers={"User-Agent": USER_AGENT, **(headers or {})},
@@ -233,6 +239,7 @@ class Transport:
                     allow_redirects=False,
                     proxy=proxy,
                     timeout=timeout,
+                    ssl=own or True,
                 )
             except aiohttp.ClientConnectorCertificateError as error:
                 # asked directly, so not when a proxy stands in between
@@ -268,39 +275,43 @@ class Transport:
             await self._sleep(left)
 
     @contextlib.asynccontextmanager
-    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """The current session, kept open until the request is over, whatever happens to the CA file meanwhile."""
-        stamp = stamp_of(self.route.ca_file)
+    async def _session(self) -> AsyncIterator[_Pool]:
+        """The current session, kept open until the request is over, whatever happens to the files of certificates meanwhile."""
+        stamps = tuple(stamp_of(file) for file in self.route.files)
         if self._pool is None:
-            # the library has made a context of the system's authorities at its import; a second one would cost 20 ms
-            self._pool = self._open(tls_context(self.route.ca_file) if self.route.ca_file else True, stamp)
-        elif stamp is not None and stamp != self._pool.stamp:
-            await self._reopen(stamp)
+            self._pool = self._open(stamps)
+        elif any(new not in {None, old} for new, old in zip(stamps, self._pool.stamps, strict=True)):
+            await self._reopen(stamps)
         pool = self._pool
         pool.users += 1
         try:
-            yield pool.session
+            yield pool
         finally:
             pool.users -= 1
             if pool.retired and pool.users == 0:
                 await pool.session.close()
 
-    async def _reopen(self, stamp: tuple[int, int, int]) -> None:
-        """New connections trust the changed CA file; running requests keep theirs. A broken file changes nothing."""
+    async def _reopen(self, stamps: _Stamps) -> None:
+        """New connections use the changed files; running requests keep theirs. A broken file changes nothing."""
         old = self._pool
         assert old is not None  # noqa: S101 - for the type checker
         try:
-            context = tls_context(self.route.ca_file)
+            self._pool = self._open(stamps)
         except ConfigError as error:
-            _log.warning("ca_file_unusable", path=self.route.ca_file, error=error.message)
-            old.stamp = stamp
+            _log.warning("certificates_unusable", files=self.route.files, error=error.message)
+            old.stamps = stamps
             return
-        self._pool = self._open(context, stamp)
         old.retired = True
         if old.users == 0:
             await old.session.close()
 
-    def _open(self, context: ssl.SSLContext | Literal[True], stamp: tuple[int, int, int] | None) -> _Pool:
+    def _open(self, stamps: _Stamps) -> _Pool:
+        route = self.route
+        # the library has made a context of the system's authorities at its import; a second one would cost 20 ms
+        context: ssl.SSLContext | Literal[True] = tls_context(route.ca_file) if route.ca_file else True
+        client = None
+        if route.client_certificate:
+            client = client_context(route.ca_file, route.client_certificate, route.client_key)
         connector = aiohttp.TCPConnector(
             ssl=context, limit=0, limit_per_host=self._connections, force_close=not self._keep_alive
         )
@@ -315,7 +326,7 @@ class Transport:
         # the library repeats a GET whose connection broke, even on a new connection; without kept connections there are no stale ones to
         # excuse that, and a poll for jobs that is sent twice claims twice
         session._retry_connection = self._keep_alive  # noqa: SLF001 - there is no public switch
-        return _Pool(session=session, stamp=stamp)
+        return _Pool(session=session, stamps=stamps, client=client)
 
 
 def complete(answer: Streamed, data: bytes, headers: Mapping[str, str], body: bytes | None = None) -> Reply:

@@ -8,7 +8,7 @@ from sensor import events
 from sensor.events import Event, HeartbeatSent, Publish
 
 KINDS = get_args(Event)
-DEFINED = [kind for kind in vars(events).values() if is_dataclass(kind)]
+DEFINED = [kind for kind in vars(events).values() if is_dataclass(kind) and kind.__module__ == events.__name__]
 AT = datetime(2026, 5, 1, tzinfo=UTC)
 
 

@@ -741,9 +741,50 @@ async def test_scanners_that_were_not_run_are_noted(tmp_path: Path) -> None:
         await b.work()
         outcome, error, sent = await _answered(b)
         assert outcome == "completed"
-        assert "dockle was asked for" in error
+        assert "compliance is not served: dockle was asked for" in error
+        assert "trivy: vulnerabilities, packages by harborguard-sensor" in error
         assert "'oracle'" in error
         assert sent["scan"]["status"] == "PARTIAL"  # type: ignore[index]
+
+
+async def _at_several(b: Bench, *references: str) -> None:
+    first, *others = references
+    await b.put(JobRequest(link="cp", job="job-1", reference=first, fallbacks=tuple(others)))
+    await b.work()
+
+
+async def test_a_job_without_a_host_takes_the_first_registry_that_has_the_image(tmp_path: Path) -> None:
+    first, second = MemoryRegistry("first.test"), MemoryRegistry("second.test")
+    async with bench(tmp_path, registries={"one": first, "two": second}, advisories=ADVISORIES) as b:
+        digest = second.image("team/app", "v1", [JINJA])
+        await _at_several(b, "first.test/team/app:v1", "second.test/team/app:v1")
+        outcome, error, sent = await _answered(b)
+        assert (outcome, sent["image"]["digest"]) == ("completed", digest)  # type: ignore[index]
+        assert sent["image"]["ref"] == "second.test/team/app:v1"  # type: ignore[index]
+        assert error.startswith("first.test/team/app:v1: ")
+        assert error.endswith("scanned instead: second.test/team/app:v1")
+
+
+async def test_a_job_that_is_nowhere_says_what_was_tried(tmp_path: Path) -> None:
+    registries: dict[str, Registry] = {name: MemoryRegistry(f"{name}.test") for name in ("one", "two")}
+    async with bench(tmp_path, registries=registries) as b:
+        await _at_several(b, "one.test/team/app:v1", "two.test/team/app:v1")
+        outcome, error, _ = await _answered(b)
+        assert outcome == "failed"
+        assert "one.test/team/app:v1: " in error
+        assert "two.test/team/app:v1: " in error
+
+
+async def test_an_image_that_is_there_and_broken_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    first, second = MemoryRegistry("first.test"), MemoryRegistry("second.test")
+    async with bench(tmp_path, registries={"one": first, "two": second}, advisories=ADVISORIES) as b:
+        first.image("team/app", "v1", [JINJA])
+        del first.blobs[digest_of(JINJA)]
+        second.image("team/app", "v1", [JINJA])
+        await _at_several(b, "first.test/team/app:v1", "second.test/team/app:v1")
+        outcome, error, _ = await _answered(b)
+        assert (outcome, "second.test" in error) == ("failed", False)
+        assert second.requested("manifest") == 0
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sensor.route import (
     METADATA_HOSTS,
     Route,
     host_matches,
+    hosts_of,
     parse_url,
     redirect_target,
     retry_after,
@@ -122,3 +123,25 @@ def test_urls_that_cannot_be_asked(url: str) -> None:
     with pytest.raises(NetworkError, match="not a usable URL") as raised:
         parse_url(url)
     assert not raised.value.retryable
+
+
+def test_names_of_addresses() -> None:
+    given = (
+        "https://A.example:5000/x",
+        "b.example:5000",
+        "oci:/path",
+        "http://[::1]:1",
+        "https://[broken",
+        "",
+        "a.example",
+    )
+    assert hosts_of(*given)[:2] == ("a.example", "b.example")
+    assert "::1" in hosts_of(*given)
+    assert hosts_of("https://[broken", "") == ()
+
+
+def test_a_client_certificate_is_for_named_hosts() -> None:
+    route = Route(client_certificate="/c.pem", client_hosts=("a.example",))
+    assert route.is_known_to("A.example")
+    assert not route.is_known_to("b.example")
+    assert not Route(client_hosts=("a.example",)).is_known_to("a.example")

@@ -177,6 +177,18 @@ def test_links_jobs_and_rematches_are_counted() -> None:
     assert snapshot.rematched == 4
 
 
+def test_a_clock_that_is_wrong_is_a_problem_and_a_small_difference_is_none() -> None:
+    board = StatusBoard()
+    board.handle(events.LinkChanged(at=NOW, link="cp", state="registered", address="https://hg.example"))
+    board.handle(events.ClockCompared(at=NOW, link="cp", seconds=42.0))
+    (link,) = board.snapshot(NOW).links
+    assert (link.clock_skew, link.address) == (42.0, "https://hg.example")
+    assert not any("clock" in problem for problem in board.problems(NOW))
+    for seconds, word in ((301.0, "301 s behind"), (-301.0, "301 s ahead of")):
+        board.handle(events.ClockCompared(at=NOW, link="cp", seconds=seconds))
+        assert any(word in problem for problem in board.problems(NOW))
+
+
 def test_registries_that_left_the_configuration_leave_the_picture() -> None:
     board = StatusBoard()
     board.handle(started("a", "b"))

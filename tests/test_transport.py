@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import http.server
 import ssl
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from sensor.failures import Unresolved, translate, was_never_sent
 from sensor.limits import Limits
 from sensor.pacing import Budgets, Rate
 from sensor.route import Route
-from sensor.tls import NotTls, TlsOnly, Untrusted
+from sensor.tls import ClientRefused, NotTls, TlsOnly, Untrusted
 from sensor.transport import NO_RETRY, USER_AGENT, HostParked, Retry, Transport
 from tests.fakes.certificates import Authority
 from tests.fakes.docker_registry import free_port
@@ -399,6 +402,125 @@ async def test_a_missing_authority_file_is_a_mistake_in_the_configuration(tmp_pa
     async with transport(route=Route(ca_file=str(tmp_path / "none.pem"))) as client:
         with pytest.raises(ConfigError, match=r"none\.pem"):
             await client.fetch("GET", "https://127.0.0.1/")
+
+
+def mutual(tmp_path: Path, authority: Authority, *, host: str = "127.0.0.1") -> Route:
+    certificate, key = authority.issue_client(tmp_path)
+    ca_file = authority.write(tmp_path / "ca.pem")
+    return Route(ca_file=ca_file, client_certificate=certificate, client_key=key, client_hosts=(host,))
+
+
+@contextlib.contextmanager
+def strict_server(context: ssl.SSLContext) -> Iterator[str]:
+    """A server that tells why it closes; asyncio's closes without a word."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    with Server(("127.0.0.1", 0), Page) as served:
+        served.socket = context.wrap_socket(served.socket, server_side=True, do_handshake_on_connect=False)
+        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{served.server_address[1]}"
+        finally:
+            served.shutdown()
+            thread.join()
+
+
+def peer(seen: list[str]) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        shown = request.transport.get_extra_info("peercert") or {}
+        seen.append(dict(pair for part in shown.get("subject", ()) for pair in part).get("commonName", ""))
+        return web.Response()
+
+    return handle
+
+
+async def test_a_client_certificate_is_shown_to_its_hosts_alone(tmp_path: Path) -> None:
+    authority, seen = Authority(), list[str]()
+    context = authority.server_context(tmp_path)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(cadata=authority.pem.decode())
+    async with (
+        server(peer(seen), context=context) as url,
+        transport(route=mutual(tmp_path, authority)) as client,
+        FakeProxy() as proxy,
+        transport(route=replace(mutual(tmp_path, authority), proxy=proxy.url)) as tunnelled,
+    ):
+        await client.fetch("GET", url)
+        await client.fetch("GET", url.replace("127.0.0.1", "localhost"))
+        await tunnelled.fetch("GET", url)
+    assert seen == ["sensor", "", "sensor"]
+
+
+async def test_a_host_that_wants_a_certificate_says_so(tmp_path: Path) -> None:
+    authority, stranger = Authority(), Authority("Other CA")
+    (tmp_path / "other").mkdir()
+    theirs = replace(mutual(tmp_path / "other", stranger), ca_file=authority.write(tmp_path / "ca.pem"))
+    with strict_server(authority.demanding_context(tmp_path)) as url:
+        for route in (Route(ca_file=authority.write(tmp_path / "ca.pem")), theirs):
+            async with transport(route=route) as client:
+                with pytest.raises(ClientRefused, match="does not accept us: alert") as raised:
+                    await client.fetch("GET", url)
+                assert "client_certificate" in raised.value.advice
+                assert not raised.value.retryable
+        async with transport(route=mutual(tmp_path, authority)) as client:
+            assert (await client.fetch("GET", url)).status == 200
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(tmp_path: Path) -> None:
+    authority, seen = Authority(), list[str]()
+    async with (
+        server(peer(seen), context=authority.demanding_context(tmp_path)) as url,
+        transport(route=mutual(tmp_path, authority), keep_alive=False) as client,
+    ):
+        await client.fetch("GET", url)
+        (tmp_path / "sensor.crt").write_text("half-written")
+        await client.fetch("GET", url)
+        authority.issue_client(tmp_path, "renewed")
+        for kind in ("key", "crt"):
+            (tmp_path / f"renewed.{kind}").replace(tmp_path / f"sensor.{kind}")
+        await client.fetch("GET", url)
+    assert seen == ["sensor", "sensor", "renewed"]
+
+
+@pytest.mark.parametrize("trouble", ["missing", "other key", "passphrase", "one file"])
+async def test_files_of_certificates_that_do_not_work(tmp_path: Path, trouble: str) -> None:
+    authority = Authority()
+    route = mutual(tmp_path, authority)
+    match trouble:
+        case "missing":
+            (tmp_path / "sensor.key").unlink()
+        case "other key":
+            route = replace(route, client_key=authority.issue_client(tmp_path, "other")[1])
+        case "passphrase":
+            authority.issue_client(tmp_path, passphrase=b"secret")
+        case _:
+            both = (tmp_path / "sensor.crt").read_text() + (tmp_path / "sensor.key").read_text()
+            (tmp_path / "both.pem").write_text(both)
+            route = replace(route, client_certificate=str(tmp_path / "both.pem"), client_key="")
+    async with (
+        server(peer([]), context=authority.demanding_context(tmp_path)) as url,
+        transport(route=route) as client,
+    ):
+        if trouble == "one file":
+            assert (await client.fetch("GET", url)).status == 200
+        else:
+            with pytest.raises(ConfigError, match="client") as raised:
+                await client.fetch("GET", url)
+            assert ("without one" in raised.value.advice) is (trouble == "passphrase")
 
 
 async def test_tls_to_a_plain_port_and_plain_to_a_tls_port_are_recognised(tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ from sensor.advisories.build import BuildReport, Progress, build_database, revis
 from sensor.advisories.database import AdvisoryDatabase, database_path
 from sensor.advisories.feeds import FEEDS
 from sensor.advisories.fetch import ARCHIVE_NAME, Fetching, last_good, shown
-from sensor.config.schema import Advisories
+from sensor.config.schema import Advisories, Http
 from sensor.errors import AdvisoryError, SensorError
 from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.route import Route, hosts_of
 from sensor.transport import Transport
 
 _EXPECTED = (
@@ -36,6 +37,18 @@ _EXPECTED = (
 _STALE_SECONDS = 86400.0
 
 State: TypeAlias = Literal["new", "unchanged", "local", "absent", "kept", "failed"]
+
+
+def route_to(settings: Advisories, http: Http) -> Route:
+    """How to reach the sources."""
+    return Route(
+        ca_file=settings.ca_file or http.ca_file,
+        proxy=settings.proxy or http.proxy,
+        no_proxy=http.no_proxy,
+        client_certificate=settings.client_certificate,
+        client_key=settings.client_key,
+        client_hosts=hosts_of(*(source for source in settings.sources if "://" in source)),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

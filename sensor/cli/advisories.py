@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from sensor.advisories.build import BuildReport
 from sensor.advisories.build import Progress as BuildProgress
 from sensor.advisories.database import AdvisoryDatabase, database_path
-from sensor.advisories.update import UpdateReport, demo_advisories, import_sources, update
+from sensor.advisories.update import UpdateReport, demo_advisories, import_sources, route_to, update
 from sensor.cli.options import ConfigOption, OutputOption, StateOption, load, state_directory
 from sensor.cli.output import (
     ExitCode,
@@ -34,7 +34,6 @@ from sensor.cli.output import (
 )
 from sensor.config.schema import Config
 from sensor.errors import ConfigError
-from sensor.route import Route
 from sensor.transport import Transport
 
 app = typer.Typer(
@@ -150,12 +149,9 @@ def update_advisories(
 
 
 async def _update(config: Config, directory: Path, bar: BuildBar) -> UpdateReport:
-    settings, http = config.advisories, config.http
-    transport = Transport(
-        Route(ca_file=settings.ca_file or http.ca_file, proxy=settings.proxy or http.proxy, no_proxy=http.no_proxy)
-    )
+    transport = Transport(route_to(config.advisories, config.http))
     try:
-        return await update(settings, transport, directory, progress=bar.follow)
+        return await update(config.advisories, transport, directory, progress=bar.follow)
     finally:
         await transport.close()
 

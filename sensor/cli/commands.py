@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "Show what would be scanned, by which rule, and what it would cost.",
     "check": "Validate the configuration without contacting anything.",
     "status": "Show what the running sensor is doing.",
+    "outbox": "Results not delivered yet: list, retry, export, import.",
     "pause": "Scan no new image of a registry until `resume`.",
     "resume": "Scan the new images of a registry again.",
     "advisories": "Look after the advisory database: status, update, import.",

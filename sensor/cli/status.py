@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -22,6 +23,7 @@ from sensor.cli.output import (
     show_bytes,
     show_table,
 )
+from sensor.control_plane.links import links_of
 from sensor.errors import ConfigError, DataError, NetworkError
 from sensor.status import Snapshot
 from sensor.transport import NO_RETRY, Transport
@@ -29,13 +31,25 @@ from sensor.transport import NO_RETRY, Transport
 ProbeOption = Annotated[
     bool, typer.Option("--probe", help="Say nothing; exit 0 when the sensor lives (container health checks).")
 ]
+OutboxOption = Annotated[
+    bool, typer.Option("--outbox", help="Only what is to be delivered, link by link; also without a running sensor.")
+]
 
 
-def status(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT, probe: ProbeOption = False) -> None:
+def status(
+    config: ConfigOption = None,
+    output: OutputOption = OutputFormat.TEXT,
+    probe: ProbeOption = False,
+    outbox: OutboxOption = False,
+) -> None:
     """Show what the running sensor is doing: registries with their ledgers, links, images in work, failures, problems.
 
-    Asks the local health endpoint (`health.listen`). Exit status 3 when no sensor answers there.
+    Asks the local health endpoint (`health.listen`). Exit status 3 when no sensor answers there. With --outbox the state database is
+    asked instead.
     """
+    if outbox:
+        _show_outbox(config, output)
+        return
     with reporting_errors(output):
         listen = load(config, required=False).config.health.listen
         if listen == "off":
@@ -50,6 +64,30 @@ def status(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT
         print_json(snapshot)
     else:
         show(snapshot, datetime.now(UTC))
+
+
+def _show_outbox(config: Path | None, output: OutputFormat) -> None:
+    from sensor.cli.outbox import parts_of  # noqa: PLC0415 - a container's health check must not pay for it
+
+    with reporting_errors(output):
+        settings = load(config, required=False).config
+        parts = parts_of(settings)
+        known = {link.name: link for link in links_of(settings)}
+    if output is OutputFormat.JSON:
+        print_json([{**msgspec.to_builtins(part), "configured": part.link in known} for part in parts])
+        return
+    if not parts:
+        out.print("the outbox is empty")
+        return
+    now = datetime.now(UTC)
+    states = ("waiting", "sending", "unknown", "reporting", "dead", "exported", "delivered")
+    table = grid("control plane", *states, "size", "oldest to deliver", "")
+    for part in parts:
+        counts = [str(part.counts.get(state, 0)) for state in states]
+        oldest = ago(now, part.oldest) if part.oldest else "-"
+        note = "not configured any more" if part.link not in known else "offline" if known[part.link].is_offline else ""
+        table.add_row(plain(part.link), *counts, show_bytes(part.bytes), oldest, note)
+    show_table(table)
 
 
 async def ask(url: str) -> bytes:
@@ -141,10 +179,19 @@ def _registries(snapshot: Snapshot, now: datetime) -> Table:
 
 
 def _links(snapshot: Snapshot, now: datetime) -> Table:
-    table = grid("control plane", "state", "last heartbeat", "delivered", "refused")
+    table = grid("control plane", "state", "address", "last heartbeat", "delivered", "refused", "clock")
     for link in snapshot.links:
         beat = ago(now, link.last_heartbeat) if link.last_heartbeat else "never"
-        table.add_row(plain(link.name), plain(link.state), beat, str(link.delivered), str(link.refused))
+        clock = "-" if link.clock_skew is None else f"{link.clock_skew:+.0f} s"
+        table.add_row(
+            plain(link.name),
+            plain(link.state),
+            plain(link.address or "-"),
+            beat,
+            str(link.delivered),
+            str(link.refused),
+            clock,
+        )
     return table
 
 

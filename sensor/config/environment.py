@@ -27,6 +27,14 @@ _TOKEN = ("HG_REGISTRY_TOKEN", "REGISTRY_TOKEN")
 _INSECURE = ("HG_REGISTRY_INSECURE", "REGISTRY_INSECURE")
 _LEVEL = ("HG_LOG_LEVEL", "LOG_LEVEL")
 _DIRECTORY = ("HG_WORK_DIR", "SCANNER_WORKDIR")
+_S3 = {
+    "bucket": ("HG_S3_BUCKET", "S3_BUCKET"),
+    "endpoint": ("HG_S3_ENDPOINT", "S3_ENDPOINT"),
+    "region": ("HG_S3_REGION",),
+    "access_key_id": ("HG_S3_ACCESS_KEY",),
+    "secret_access_key": ("HG_S3_SECRET_KEY",),
+}
+"""AWS_ACCESS_KEY_ID and its like are read by the SDK itself."""
 _PROXY = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 _NO_PROXY = ("NO_PROXY", "no_proxy")
 
@@ -40,6 +48,7 @@ ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "registries[0].password": (*_PASSWORD, *_TOKEN),
     "registries[0].token": _TOKEN,
     "registries[0].insecure": _INSECURE,
+    **{f"s3.{key}": names for key, names in _S3.items()},
     "state.directory": _DIRECTORY,
     "logging.level": _LEVEL,
     "http.proxy": _PROXY,
@@ -81,6 +90,7 @@ class _Environment:
     def read(self) -> None:
         self._control_plane()
         self._registry()
+        self._s3()
         self._put(("state", "directory"), _DIRECTORY)
         self._put(("logging", "level"), _LEVEL, self._level)
         self._put(("http", "proxy"), _PROXY)
@@ -121,6 +131,15 @@ class _Environment:
         self._secret(("control_plane", "api_key"), _KEY)
         self._put(("control_plane", "name"), _NAME)
         self._put(("control_plane", "poll"), _POLL, self._milliseconds)
+
+    def _s3(self) -> None:
+        if "s3" not in self._overlay.raw and not self._find(_S3["bucket"])[0]:
+            return
+        for key, names in _S3.items():
+            if key == "secret_access_key":
+                self._secret(("s3", key), names)
+            else:
+                self._put(("s3", key), names)
 
     def _registry(self) -> None:
         name, url = self._find(_REGISTRY)

@@ -21,6 +21,10 @@ class Connection(Section):
     """PEM file with certificate authorities, added to the system's."""
     proxy: str = Field(default="", repr=False)
     """Proxy URL; `direct` ignores a proxy set in `http`."""
+    client_certificate: str = ""
+    """PEM file that says who we are, for hosts that ask (mTLS); a renewed file is noticed. Shown to this host alone."""
+    client_key: str = ""
+    """PEM file with its private key, without a passphrase. Empty: the certificate's file holds it."""
 
 
 class Http(Section):
@@ -37,7 +41,12 @@ class ControlPlane(Connection):
 
     url: str
     """Base URL, for example https://harborguard.co."""
-    api_key: SecretField
+    fallback: tuple[str, ...] = ()
+    """Further addresses of the same control plane (with the same data), used in this order while the first does not answer."""
+    api_key: SecretField = None
+    """Needed, unless `offline`."""
+    offline: bool = False
+    """There is no way to it from here: results wait for `outbox export`."""
     name: str = ""
     """Name of this sensor there; empty means the host name."""
     heartbeat: Duration = 30.0
@@ -45,6 +54,14 @@ class ControlPlane(Connection):
     """Pause between job polls; jitter of up to a third is added so that sensors do not poll in step."""
     default_registry: str = ""
     """Host that completes job references without one. Empty: such jobs fail with an explanation."""
+    fallback_registries: tuple[str, ...] = ()
+    """Hosts that are tried in this order for such a reference when the default one has no such image. The same name may be another image
+    there."""
+    allow_hosts: tuple[str, ...] | None = None
+    """Hosts besides those of the registries to which jobs may send the sensor, without credentials: `host[:port]`, `*.example.com`, `*`.
+    Not set: none, but any where no registries report to this control plane."""
+    catalogue: bool = True
+    """Tell the names of repositories and tags that the filters keep, when they change."""
 
 
 class RegistryControlPlane(Section):
@@ -53,6 +70,8 @@ class RegistryControlPlane(Section):
     url: str = ""
     """Empty: the URL of the top-level `control_plane`."""
     api_key: SecretField
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts besides the registry's own to which jobs on this link may send the sensor, without credentials."""
 
 
 class Globs(Section):
@@ -200,6 +219,38 @@ class State(Section):
     """How long results of images that left their registry are kept."""
 
 
+class Outbox(Section):
+    """Results that a control plane has not taken yet. The answer to a job is kept until it is given, whatever the bounds say."""
+
+    size: Size = 2 * 2**30
+    """Bytes, compressed. Above, refused results go first, then exported ones, then the oldest results of sweeps."""
+    age: Duration = 30 * 86400.0
+    """Results that waited longer are dropped, refused and exported ones too. A newer result of an image replaces an undelivered older one."""
+    signing_key: SecretField = None
+    """PEM of an Ed25519 private key that signs exported results. Empty: the sensor makes one in the state directory."""
+    trusted_keys: tuple[str, ...] = ()
+    """Public keys (`ed25519:...`, shown by `outbox key`) of the sensors whose exported results may be imported here."""
+
+
+class S3(Section):
+    """The bucket from which the top-level control plane reads raw reports and SBOMs; both sides name the same one."""
+
+    bucket: str
+    endpoint: str = ""
+    """URL, where it is not AWS's own; the bucket's name then stands in the path."""
+    region: str = ""
+    """Empty: us-east-1, as the dashboard has it."""
+    access_key_id: str = ""
+    """Empty: the machine's own identity (environment, profile, web identity, container, instance)."""
+    secret_access_key: SecretField = None
+    session_token: SecretField = None
+    """Goes with temporary access keys."""
+    ca_file: str = ""
+    """PEM file with certificate authorities, added to the system's. Empty: that of `http`."""
+    proxy: str = ""
+    """Proxy URL; `direct` ignores a proxy set in `http`."""
+
+
 class Advisories(Connection):
     """Where vulnerability data comes from: OSV's bulk layout, `<Ecosystem>/all.zip`."""
 
@@ -238,6 +289,8 @@ class Config(Section):
     concurrency: Concurrency = Concurrency()
     limits: LimitSettings = LimitSettings()
     state: State = State()
+    outbox: Outbox = Outbox()
+    s3: S3 | None = None
     advisories: Advisories = Advisories()
     http: Http = Http()
     health: Health = Health()

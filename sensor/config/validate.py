@@ -7,6 +7,7 @@ value that could be a secret (a URL may carry a password). One registry's own ru
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -30,6 +31,10 @@ _ARCHITECTURES = {
 }
 _LEAST_BANDWIDTH = 64 * 2**10
 """Less, and every transfer would look like one that came to a standstill."""
+_LEAST_OUTBOX = 16 * 2**20
+"""One envelope of the largest size, and room."""
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PUBLIC_KEY = re.compile(r"ed25519:[A-Za-z0-9+/]{43}=")
 _HOUR = 3600.0
 _DAY = 24 * _HOUR
 
@@ -57,9 +62,11 @@ def find_problems(
     if not config.platforms:
         found.wrong(("platforms",), "name at least one platform, for example linux/amd64")
     _check_advisories(config, found)
+    _check_s3(config, found)
     _check_local(config, found)
     for path, connection in _connections(config, registries):
         _check_connection(path, connection.ca_file, connection.proxy, found)
+        _check_client(path, connection, found)
     _check_connection(("http",), config.http.ca_file, config.http.proxy, found)
     _check_literals(config, registries, found, private=private, elsewhere=elsewhere)
     if not config.registries and config.control_plane is None:
@@ -78,20 +85,37 @@ def _check_control_planes(config: Config, registries: _Placed, found: Findings) 
     if plane is not None:
         path = ("control_plane",)
         _check_plane_url((*path, "url"), plane.url, found)
+        for index, url in enumerate(plane.fallback):
+            _check_plane_url((*path, "fallback", index), url, found)
+        if plane.api_key is None and not plane.offline:
+            found.wrong((*path, "api_key"), "is missing")
         found.between((*path, "heartbeat"), plane.heartbeat, 5.0, 60.0)
         found.between((*path, "poll"), plane.poll, 1.0, 600.0)
         if plane.default_registry and not is_host_port(plane.default_registry):
             found.wrong((*path, "default_registry"), "expected host or host:port, without a scheme or path")
+        for index, host in enumerate(plane.fallback_registries):
+            if not is_host_port(host):
+                found.wrong(
+                    (*path, "fallback_registries", index), "expected host or host:port, without a scheme or path"
+                )
+        _check_hosts((*path, "allow_hosts"), plane.allow_hosts or (), found)
     for place, registry in registries:
         own = registry.control_plane
         if own is None:
             continue
+        _check_hosts((*place, "control_plane", "allow_hosts"), own.allow_hosts, found)
         if own.url:
             _check_plane_url((*place, "control_plane", "url"), own.url, found)
         elif plane is None:
             found.wrong(
                 (*place, "control_plane", "url"), "is missing, and there is no top-level control_plane to take it from"
             )
+
+
+def _check_hosts(path: KeyPath, patterns: tuple[str, ...], found: Findings) -> None:
+    for index, pattern in enumerate(patterns):
+        if pattern != "*" and not is_host_port(pattern.removeprefix("*.")):
+            found.wrong((*path, index), "expected host, host:port, *.example.com or *")
 
 
 def _check_plane_url(path: KeyPath, text: str, found: Findings) -> None:
@@ -162,10 +186,35 @@ def _check_advisories(config: Config, found: Findings) -> None:
             found.warn(here, "there is no such file or directory now")
 
 
+def _check_s3(config: Config, found: Findings) -> None:
+    path, s3 = ("s3",), config.s3
+    if s3 is None:
+        return
+    if config.control_plane is None:
+        found.warn(path, "belongs to the top-level control_plane, and there is none: nothing is put there")
+    if not _BUCKET.fullmatch(s3.bucket):
+        found.wrong((*path, "bucket"), "expected the name of a bucket: lower-case letters, digits, dots and dashes")
+    url = split_url(s3.endpoint)
+    if s3.endpoint and (url is None or url.scheme not in {"http", "https"} or not has_host(url)):
+        found.wrong((*path, "endpoint"), "expected a URL such as https://minio.example.com:9000")
+    if bool(s3.access_key_id) != (s3.secret_access_key is not None):
+        missing = "secret_access_key" if s3.access_key_id else "access_key_id"
+        found.wrong((*path, missing), "is missing: the two go together")
+    _check_connection(path, s3.ca_file, s3.proxy, found)
+
+
 def _check_local(config: Config, found: Findings) -> None:
     found.between(("limits", "idle_timeout"), config.limits.idle_timeout, 1.0, _HOUR)
     if 0 < config.limits.bandwidth < _LEAST_BANDWIDTH:
         found.wrong(("limits", "bandwidth"), "expected at least 64KiB a second, or 0 for no bound")
+    found.between(("outbox", "age"), config.outbox.age, _HOUR, 3660 * _DAY)
+    if config.outbox.size < _LEAST_OUTBOX:
+        found.wrong(("outbox", "size"), "expected at least 16MiB")
+    for index, key in enumerate(config.outbox.trusted_keys):
+        if not _PUBLIC_KEY.fullmatch(key):
+            found.wrong(
+                ("outbox", "trusted_keys", index), "expected ed25519: and 44 characters, as `outbox key` shows it"
+            )
     directory = Path(config.state.directory)
     if not directory.is_absolute():
         found.wrong(("state", "directory"), "expected an absolute path")
@@ -194,9 +243,19 @@ def _check_connection(path: KeyPath, ca_file: str, proxy: str, found: Findings) 
             found.wrong((*path, "proxy"), "expected a URL such as http://proxy.example.net:3128, or direct")
 
 
+def _check_client(path: KeyPath, connection: Connection, found: Findings) -> None:
+    for key in ("client_certificate", "client_key"):
+        if (file := getattr(connection, key)) and not Path(file).is_file():
+            found.wrong((*path, key), "there is no such file")
+    if connection.client_key and not connection.client_certificate:
+        found.wrong((*path, "client_certificate"), "is missing: there is a client_key")
+
+
 def _literals(config: Config, registries: _Placed) -> Iterator[KeyPath]:
     """Where the configuration itself holds a secret."""
-    sections: list[tuple[KeyPath, Section]] = [*registries]
+    sections: list[tuple[KeyPath, Section]] = [*registries, (("outbox",), config.outbox)]
+    if config.s3 is not None:
+        sections.append((("s3",), config.s3))
     if config.control_plane is not None:
         sections.insert(0, (("control_plane",), config.control_plane))
     for place, section in sections:
@@ -204,6 +263,7 @@ def _literals(config: Config, registries: _Placed) -> Iterator[KeyPath]:
     proxies: Iterable[tuple[KeyPath, str]] = [
         (("http",), config.http.proxy),
         *((path, connection.proxy) for path, connection in _connections(config, registries)),
+        *([(("s3",), config.s3.proxy)] if config.s3 is not None else []),
     ]
     for path, proxy in proxies:
         url = split_url(proxy)

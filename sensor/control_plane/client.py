@@ -14,15 +14,21 @@ alone, with a client of its own, so that a slow upload or a long poll can never 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from sensor.control_plane import wire
+from sensor.control_plane.addresses import Addresses
 from sensor.control_plane.errors import (
     AlreadyDone,
     Forbidden,
+    NoSuchCall,
     NotFound,
     NothingStored,
     OutcomeUnknown,
@@ -34,6 +40,7 @@ from sensor.control_plane.errors import (
     WrongAddress,
 )
 from sensor.control_plane.links import Link
+from sensor.control_plane.wire_catalogue import Catalog
 from sensor.errors import ConfigError, ControlPlaneError, DataError, NetworkError, SecretError
 from sensor.failures import was_never_sent
 from sensor.limits import DEFAULT_LIMITS, Limits
@@ -54,8 +61,21 @@ def transport_for(link: Link, limits: Limits = DEFAULT_LIMITS) -> Transport:
 class ControlPlaneClient:
     """One link. The transport is the caller's: it is closed there."""
 
-    def __init__(self, link: Link, transport: Transport, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        link: Link,
+        transport: Transport,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        addresses: Addresses | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`addresses` are shared by all clients of the link; without them this one keeps to the first."""
         self.link = link
+        self.addresses = addresses or Addresses((link.url, *link.fallback))
+        self.skew: float | None = None
+        """Seconds by which the server's clock was ahead of ours in its last answer; exact to about a second."""
+        self._clock = clock
         self._transport = transport
         self._limits = limits
 
@@ -105,6 +125,18 @@ class ControlPlaneClient:
         status = _clean(wire.JobStatus(status=outcome, error=error[:_LONGEST_ERROR_SENT]))
         self._expect_json(await self._call("POST", f"/api/agent/jobs/{quote(job, safe='')}/status", status))
 
+    async def report_catalogue(self, page: Catalog) -> bool:
+        """Tell one page of what a registry holds. False: this server takes no catalogues (404, 405), which is no fault of anybody.
+
+        Raises:
+            ControlPlaneError: see `errors`; SecretError: the key cannot be read.
+        """
+        try:
+            await self._call("POST", "/api/agent/catalog", _clean(page))
+        except (NotFound, NoSuchCall):
+            return False
+        return True
+
     async def upload(self, body: bytes) -> wire.UploadAnswer:
         """Upload an envelope, once.
 
@@ -142,6 +174,14 @@ class ControlPlaneClient:
             raise OutcomeUnknown(message, "look at the proxy in front of the control plane")
         raise self._refusal(reply)
 
+    def key_mark(self) -> str:
+        """The same for the same key, and tells nothing of it: a rotated key is another agent, and has to register.
+
+        Raises:
+            SecretError: the key cannot be read.
+        """
+        return hashlib.sha256(self._key().encode()).hexdigest()
+
     async def probe(self) -> bool:
         """Ask `GET /api/ready`, which changes nothing and needs no key: False where there is no such page (other servers), True if ready.
 
@@ -153,7 +193,7 @@ class ControlPlaneClient:
         except NetworkError as error:
             raise self._unavailable(error) from error
         except (TimeoutError, DataError) as error:
-            message = f"{self.link.url} did not answer in time"
+            message = f"{self.addresses.current} did not answer in time"
             raise Unavailable(message, "check the control plane") from error
         if reply.status in _TRANSIENT:
             message = f"the control plane is not ready (status {reply.status})"
@@ -167,7 +207,7 @@ class ControlPlaneClient:
         except NetworkError as error:
             raise self._unavailable(error) from error
         except TimeoutError as error:
-            message = f"{self.link.url} did not answer within {self._limits.idle_seconds:.0f} s"
+            message = f"{self.addresses.current} did not answer within {self._limits.idle_seconds:.0f} s"
             raise Unavailable(message, "check the control plane and the network path") from error
         except DataError as error:
             raise ControlPlaneError(error.message, error.advice) from error
@@ -185,26 +225,35 @@ class ControlPlaneClient:
             # the open-source server reads the first form only, the hosted one either
             key = self._key()
             headers |= {"Authorization": f"Bearer {key}", "X-API-Key": key}
+        base, sent = self.addresses.current, self._clock()
         try:
             async with asyncio.timeout(seconds):
-                return await self._transport.fetch(
+                reply = await self._transport.fetch(
                     method,
-                    self.link.url + path,
+                    base + path,
                     headers=headers,
                     body=body,
                     most_bytes=self._limits.answer_bytes,
                     retry=NO_RETRY,
                 )
         except ConfigError as error:
-            # a CA file that cannot be read: the link's trouble, not a reason to stop the sensor
+            # a certificate that cannot be read: the link's trouble, not a reason to stop the sensor
             raise ControlPlaneError(error.message, error.advice) from error
+        self.skew = _skew(reply, (sent + self._clock()) / 2, self.skew)
+        return reply
 
     def _key(self) -> str:
+        if self.link.api_key is None:
+            raise SecretError("the link has no API key", "set control_plane.api_key")
         key = read_secret(self.link.api_key).reveal().strip()
         if not key or not key.isascii() or not key.isprintable() or " " in key:
-            message = f"the key from {describe_source(self.link.api_key)} is not an API key"
+            message = f"the key from {self._source} is not an API key"
             raise SecretError(message, "expected one word such as hg_ak_...")
         return key
+
+    @property
+    def _source(self) -> str:
+        return describe_source(self.link.api_key) if self.link.api_key is not None else "nowhere"
 
     def _expect_json(self, reply: Reply) -> None:
         if reply.body.strip():
@@ -218,7 +267,7 @@ class ControlPlaneClient:
 
     def _not_a_control_plane(self, reply: Reply) -> WrongAddress:
         return WrongAddress(
-            f"{self.link.url} answered {reply.status} with something that no control plane sends",
+            f"{self.addresses.current} answered {reply.status} with something that no control plane sends",
             "control_plane.url must be the base URL of HarborGuard; a login page or proxy may stand in between",
         )
 
@@ -231,7 +280,7 @@ class ControlPlaneClient:
             case 401:
                 error = Unauthorized(
                     f"the control plane does not accept the API key{told}",
-                    f"check the key in {describe_source(self.link.api_key)}: it may be mistyped, expired or revoked",
+                    f"check the key in {self._source}: it may be mistyped, expired or revoked",
                 )
             case 402:
                 error = PlanLimit(f"the plan does not allow this{told}", "see the plan's limits in HarborGuard")
@@ -246,10 +295,10 @@ class ControlPlaneClient:
                     "a proxy in front of the control plane refuses a large upload", "allow bodies of 10 MB"
                 )
             case 405:
-                error = WrongAddress(f"{self.link.url} does not take this call (405)", "check control_plane.url")
+                error = NoSuchCall(f"{self.addresses.current} does not take this call (405)", "check control_plane.url")
             case _ if 300 <= status < 400:
                 error = WrongAddress(
-                    f"{self.link.url} redirects to {reply.headers.get('location', 'another address')[:200]!r}",
+                    f"{self.addresses.current} redirects to {reply.headers.get('location', 'another address')[:200]!r}",
                     "set control_plane.url to the final base URL: scheme and host exactly, no slash at the end",
                 )
             case _ if status in _TRANSIENT or status >= 500:
@@ -279,11 +328,20 @@ def _not_found(said: str, *, is_route: bool) -> NotFound:
     return NotFound(f"the control plane does not know it: {said}")
 
 
+def _skew(reply: Reply, middle: float, former: float | None) -> float | None:
+    """How far the server's clock is ahead; its header has whole seconds."""
+    try:
+        told = parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return former
+    return told + 0.5 - middle
+
+
 def _wait(reply: Reply) -> float | None:
     return retry_after(reply.headers)
 
 
-def _clean(document: wire.Registration | wire.JobStatus) -> msgspec.Struct:
+def _clean(document: wire.Registration | wire.JobStatus | Catalog) -> msgspec.Struct:
     """Without what the server's database refuses: a NUL or a lone surrogate is a 500 (sections 3.3, 4.5)."""
     changes: dict[str, str | dict[str, str]] = {}
     for name in document.__struct_fields__:

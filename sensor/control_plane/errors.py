@@ -41,6 +41,10 @@ class WrongAddress(ControlPlaneError):
     """A redirect, 405, or a page that is not from a control plane: the configured URL is not its base URL."""
 
 
+class NoSuchCall(WrongAddress):
+    """405: there is something, and it does not take this method."""
+
+
 class AlreadyDone(ControlPlaneError):
     """409: the job is already finalised (fine), or the scan id is taken (fine only if this very upload was tried before)."""
 

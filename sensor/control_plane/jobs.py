@@ -6,6 +6,7 @@ A claim is for ever, so every job gets an answer: what cannot be done is refused
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sensor.control_plane.wire import Job
@@ -13,10 +14,17 @@ from sensor.errors import DataError
 from sensor.model.reference import DOCKER_HUB, Reference, parse_reference
 from sensor.model.request import JobRequest
 
-NATIVE_SCANNERS = frozenset({"harborguard-sensor", "trivy", "grype", "osv", "syft"})
-"""Scanners whose work the sensor's own engine does: vulnerabilities (trivy, grype, osv) and packages (syft)."""
-FOREIGN_SCANNERS = frozenset({"dockle", "dive"})
-"""Scanners that a dashboard may ask for and this sensor does not replace."""
+ENGINE = "harborguard-sensor"
+SERVED: Mapping[str, str] = {
+    ENGINE: "vulnerabilities, packages",
+    "trivy": "vulnerabilities, packages",
+    "grype": "vulnerabilities",
+    "osv": "vulnerabilities",
+    "syft": "packages",
+}
+"""Scanners that a dashboard may ask for, and what of theirs the sensor's own engine gives."""
+UNSERVED: Mapping[str, str] = {"dockle": "compliance", "dive": "efficiency"}
+"""And those whose kind of findings it does not give."""
 
 _COLON_DIGEST = re.compile(r":(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")
 _SCHEME = re.compile(r"^https?://", re.IGNORECASE)
@@ -32,8 +40,14 @@ class Refusal:
     has_scan: bool = True
 
 
-def request_of(job: Job, *, link: str, default_registry: str = "") -> JobRequest | Refusal:
-    """What a job asks for. `default_registry` completes references without a host; empty means that such jobs are refused."""
+def request_of(
+    job: Job, *, link: str, default_registry: str = "", fallback_registries: tuple[str, ...] = ()
+) -> JobRequest | Refusal:
+    """What a job asks for.
+
+    A reference without a host is completed by `default_registry`, and by each of `fallback_registries` for when there is no such image; without
+    either the job is refused.
+    """
     kind = job.type.strip().lower()
     if kind != "scan":
         return Refusal(
@@ -52,11 +66,13 @@ def request_of(job: Job, *, link: str, default_registry: str = "") -> JobRequest
         reference = repaired_reference(given)
     except DataError as error:
         return Refusal(job=job.id, reason=f"the job's image reference is unusable: {error}", reference=given)
-    if not reference.registry:
-        if not default_registry:
-            return Refusal(job=job.id, reason=_hostless(given, reference), reference=given)
-        reference = at_registry(default_registry, reference)
-    return JobRequest(link=link, job=job.id, reference=str(reference), scanners=scan.scanners)
+    if reference.registry:
+        return JobRequest(link=link, job=job.id, reference=str(reference), scanners=scan.scanners)
+    hosts = dict.fromkeys(host for host in (default_registry, *fallback_registries) if host)
+    if not hosts:
+        return Refusal(job=job.id, reason=_hostless(given, reference), reference=given)
+    first, *others = (str(at_registry(host, reference)) for host in hosts)
+    return JobRequest(link=link, job=job.id, reference=first, scanners=scan.scanners, fallbacks=tuple(others))
 
 
 def repaired_reference(text: str) -> Reference:
@@ -82,13 +98,20 @@ def repaired_reference(text: str) -> Reference:
 def scanner_notes(scanners: tuple[str, ...]) -> tuple[str, ...]:
     """One sentence for each scanner asked for that was not run, for the result. No names mean the sensor's defaults, and no note."""
     notes = []
-    for name in dict.fromkeys(scanners):
-        known = name.strip().lower()
-        if known in FOREIGN_SCANNERS:
-            notes.append(f"{known} was asked for; this sensor does not replace it")
-        elif known not in NATIVE_SCANNERS:
+    for name in dict.fromkeys(name.strip().lower() for name in scanners):
+        if (kind := UNSERVED.get(name)) is not None:
+            notes.append(
+                f"{kind} is not served: {name} was asked for, and this sensor's engine has nothing of that kind"
+            )
+        elif name not in SERVED:
             notes.append(f"{name[:50]!r} was asked for; this sensor does not know it")
     return tuple(notes)
+
+
+def served_scanners(scanners: tuple[str, ...], version: str) -> dict[str, str]:
+    """For each other scanner asked for that the engine stands in for: what it gives, and who did it, in the place of that one's version."""
+    asked = dict.fromkeys(name.strip().lower() for name in scanners)
+    return {name: f"{SERVED[name]} by {ENGINE} {version}" for name in asked if name in SERVED and name != ENGINE}
 
 
 def _refused_source(source: str) -> str | None:

@@ -47,12 +47,6 @@ class Registration(_Document, frozen=True, kw_only=True):
     s3_configured: bool = False
 
 
-class Registered(_Document, frozen=True, kw_only=True):
-    """The answer to a registration."""
-
-    agent_id: str
-
-
 class Heartbeat(_Document, frozen=True, kw_only=True):
     """`POST /api/agent/heartbeat`: the only call besides register that keeps the agent online. `status` is idle or scanning."""
 
@@ -227,6 +221,14 @@ class GapRow(_Document, frozen=True, kw_only=True):
     reason: str
 
 
+class Artifacts(_Sparse, frozen=True, kw_only=True):
+    """What lies in the bucket that the control plane reads (section 7). All below `s3_prefix`, exactly `scans/<scan id>/`, is deleted in time."""
+
+    s3_prefix: str
+    raw_results: dict[str, str] = {}
+    sbom: str = ""
+
+
 class Envelope(_Sparse, frozen=True, kw_only=True):
     """A scan result, format 1.0 (sections 5.3 and 5.4). `layers` and `gaps` are extra fields that older servers ignore."""
 
@@ -236,6 +238,7 @@ class Envelope(_Sparse, frozen=True, kw_only=True):
     scan: Scan
     findings: Findings
     aggregates: Aggregates
+    artifacts: Artifacts | None = None
     layers: tuple[Layer, ...] = ()
     gaps: tuple[GapRow, ...] = ()
 
@@ -263,9 +266,15 @@ def read_envelope(body: bytes) -> Envelope:
 
 
 def with_scan_id(body: bytes, scan_id: str) -> bytes:
-    """The same envelope under another scan id."""
+    """The same envelope under another scan id. What lies in a bucket under the former one is not its own any more, and that is a gap."""
     envelope = read_envelope(body)
-    return encode(msgspec.structs.replace(envelope, scan=msgspec.structs.replace(envelope.scan, id=scan_id)))
+    scan = msgspec.structs.replace(envelope.scan, id=scan_id)
+    if envelope.artifacts is not None and scan_id != envelope.scan.id:
+        reason = f"the upload needed another id; the files are under {envelope.artifacts.s3_prefix}"
+        gaps = (*envelope.gaps, GapRow(kind="artifacts", subject="s3", reason=reason))
+        scan = msgspec.structs.replace(scan, status="FAILED" if scan.status == "FAILED" else "PARTIAL")
+        envelope = msgspec.structs.replace(envelope, artifacts=None, gaps=gaps)
+    return encode(msgspec.structs.replace(envelope, scan=scan))
 
 
 def clean_text(text: str) -> str:
@@ -344,11 +353,7 @@ def parse_answer(body: bytes) -> object:
 
 def error_text(body: bytes) -> str:
     """What an error body says: `{"error": "text"}`, `{"error": {"code", "message", "issues"}}`; empty for anything else."""
-    try:
-        answer: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return ""
-    error = answer.get("error") if isinstance(answer, dict) else None
+    error = _error_of(body)
     if isinstance(error, dict):
         issues = error.get("issues")
         said = [error.get("code"), error.get("message")]
@@ -360,11 +365,15 @@ def error_text(body: bytes) -> str:
 
 def is_json_error(body: bytes) -> bool:
     """Whether a body is a JSON object with an `error`: after such a 500 nothing of an envelope was stored (section 5.5)."""
+    return bool(_error_of(body))
+
+
+def _error_of(body: bytes) -> Any:
     try:
         answer = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return False
-    return isinstance(answer, dict) and bool(answer.get("error"))
+        return None
+    return answer.get("error") if isinstance(answer, dict) else None
 
 
 def _one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sensor.advisories.database import database_path
 from sensor.advisories.shelf import AdvisoryShelf
-from sensor.config.schema import Config, LimitSettings
+from sensor.config.schema import Config, LimitSettings, Outbox
 from sensor.daemon.sites import ConfiguredSites
 from sensor.events import Publish, QuotaChanged
 from sensor.inventory.images import ImageStore
@@ -32,14 +32,17 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def limits_of(settings: LimitSettings) -> Limits:
+def limits_of(settings: LimitSettings, outbox: Outbox | None = None) -> Limits:
     """The bounds, with what the operator moved."""
+    outbox = outbox or Outbox()
     return replace(
         DEFAULT_LIMITS,
         layer_bytes=settings.layer_bytes,
         layer_entries=settings.layer_entries,
         spool_bytes=settings.spool_bytes,
         idle_seconds=settings.idle_timeout,
+        outbox_bytes=outbox.size,
+        outbox_seconds=outbox.age,
     )
 
 
@@ -62,7 +65,7 @@ async def build_engine(
     Raises:
         StateError: the state directory cannot be used, or another sensor uses it.
     """
-    limits = limits_of(config.limits)
+    limits = limits_of(config.limits, config.outbox)
     async with contextlib.AsyncExitStack() as stack:
         storage = await open_storage(directory, shared=shared)
         stack.push_async_callback(storage.close)

@@ -29,11 +29,13 @@ _LINES: dict[type[events.Event], tuple[int, str]] = {
     events.ImagesRematched: (logging.INFO, "images matched again"),
     events.AdvisoriesChanged: (logging.INFO, "advisories in force"),
     events.LinkChanged: (logging.INFO, "link changed"),
+    events.ClockCompared: (logging.DEBUG, "clock compared"),
     events.HeartbeatSent: (logging.DEBUG, "heartbeat sent"),
     events.JobClaimed: (logging.INFO, "job claimed"),
     events.JobFinished: (logging.INFO, "job finished"),
     events.ResultDelivered: (logging.INFO, "result delivered"),
     events.ResultRefused: (logging.ERROR, "result refused"),
+    events.OutboxCounted: (logging.DEBUG, "outbox counted"),
     events.ConfigReloaded: (logging.INFO, "configuration reloaded"),
 }
 """Every event has a line; a test keeps the table complete."""

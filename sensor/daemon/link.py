@@ -2,6 +2,10 @@
 
 The beat starts with the first second and waits for nothing else: not for a scan, not for an upload, not for another link. What is told
 upstream (how busy the sensor is) comes from a callable; the state of the link goes out as events.
+
+It also decides under which address the control plane is spoken to: one that does not answer is left for the next (all clients of the link
+follow), and the preferred one is asked now and then whether it is back. And it notices a changed key: at each beat, and every few seconds
+while the key is refused. A new key is another agent, so it registers.
 """
 
 from __future__ import annotations
@@ -16,12 +20,20 @@ from datetime import datetime
 from sensor import events
 from sensor.control_plane import wire
 from sensor.control_plane.client import ControlPlaneClient
+from sensor.control_plane.errors import Unauthorized, Unavailable
 from sensor.errors import ControlPlaneError, SecretError, SensorError
 from sensor.events import Publish
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 """Seconds between two attempts at the most: a key may be re-enabled at any time, so refusals are retried too, slowly."""
+_HOMESICK_SECONDS = 300.0
+"""Between two looks whether the preferred address is back."""
+_PROBE_SECONDS = 5.0
+_KEY_SECONDS = 5.0
+"""Between two looks at a refused key."""
+_SKEW_STEP = 1.5
+"""Seconds by which a clock must have moved to be told again; the header that tells has whole ones."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -48,7 +60,10 @@ class LinkKeeper:
         self._registered_as = registered_as
         self._sleep = sleep
         self._started = clock()
-        self._state = ""
+        self._state = ("", "")
+        self._skew: float | None = None
+        self._key_mark = ""
+        self._look_home = 0.0
         self._agent = ""
         self._registered = asyncio.Event()
 
@@ -68,18 +83,58 @@ class LinkKeeper:
         while True:
             began = now()
             try:
+                await self._prefer_home(began)
+                if self._registered.is_set() and self._client.key_mark() != self._key_mark:
+                    self._registered.clear()
                 if not self._registered.is_set():
                     await self._register()
                     failures = 0
                 await self._beat()
                 failures = 0
                 # counted from the beginning: a slow answer must not make the next beat late
-                pause = max(0.0, self._link.heartbeat - (now() - began))
+                await self._sleep(max(0.0, self._link.heartbeat - (now() - began)))
             except (ControlPlaneError, SecretError) as error:
                 failures += 1
                 self._fail(error)
-                pause = self._pause(failures, error)
-            await self._sleep(pause)
+                if isinstance(error, Unavailable) and self._client.addresses.advance():
+                    self._look_home = now() + _HOMESICK_SECONDS
+                    self._registered.clear()
+                await self._rest(
+                    self._pause(failures, error), is_about_the_key=isinstance(error, (Unauthorized, SecretError))
+                )
+
+    async def _prefer_home(self, now: float) -> None:
+        """From a fallback, look whether the preferred address is back, and go there."""
+        addresses = self._client.addresses
+        if addresses.is_preferred or now < self._look_home or not self._registered.is_set():
+            return
+        self._look_home = now + _HOMESICK_SECONDS
+        former = addresses.current
+        addresses.reset()
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                await self._client.probe()
+        except (TimeoutError, ControlPlaneError):
+            while addresses.current != former:
+                addresses.advance()
+        else:
+            self._registered.clear()
+
+    async def _rest(self, pause: float, *, is_about_the_key: bool) -> None:
+        """Pause after a failure; a refused key that changes ends it."""
+        refused = self._mark()
+        while is_about_the_key and pause > _KEY_SECONDS:
+            await self._sleep(_KEY_SECONDS)
+            pause -= _KEY_SECONDS
+            if self._mark() != refused:
+                return
+        await self._sleep(pause)
+
+    def _mark(self) -> str:
+        try:
+            return self._client.key_mark()
+        except SecretError:
+            return ""
 
     async def _register(self) -> None:
         registration = wire.Registration(
@@ -89,7 +144,11 @@ class LinkKeeper:
             os=platform.system().lower(),
             arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
             scanner_versions={"harborguard-sensor": self._version},
+            s3_configured=self._link.has_bucket,
+            capabilities=("scan", "discovery") if self._link.reports_catalogue else ("scan",),
         )
+        # the mark first: a key that changes in between is noticed at the next beat
+        self._key_mark = self._client.key_mark()
         self._agent = await self._client.register(registration)
         self._registered_as(self._agent)
         self._registered.set()
@@ -107,6 +166,7 @@ class LinkKeeper:
             )
         )
         self._publish(events.HeartbeatSent(at=now, link=self._link.name))
+        self._compare_clocks()
         self._change("registered")
 
     def _fail(self, error: SensorError) -> None:
@@ -117,14 +177,23 @@ class LinkKeeper:
         self._change("refused" if refused else "down", error)
 
     def _change(self, state: str, error: SensorError | None = None) -> None:
-        """Tell once when the state changes, not on every attempt."""
-        if state == self._state:
+        """Tell once when the state changes, or the address that works, not on every attempt."""
+        address = self._client.addresses.current if error is None else ""
+        if (state, address) == self._state:
             return
-        self._state = state
+        self._state = (state, address)
         message, advice = (error.message, error.advice) if error else ("", "")
         self._publish(
-            events.LinkChanged(at=self._clock(), link=self._link.name, state=state, error=message, advice=advice)
+            events.LinkChanged(
+                at=self._clock(), link=self._link.name, state=state, error=message, advice=advice, address=address
+            )
         )
+
+    def _compare_clocks(self) -> None:
+        skew = self._client.skew
+        if skew is not None and (self._skew is None or abs(skew - self._skew) > _SKEW_STEP):
+            self._skew = skew
+            self._publish(events.ClockCompared(at=self._clock(), link=self._link.name, seconds=round(skew, 1)))
 
     def _pause(self, failures: int, error: SensorError) -> float:
         # a beat may not be later than its interval because of a backoff: two minutes of silence mean offline

@@ -18,7 +18,8 @@ from typing import Any, TypeAlias, assert_never
 import structlog
 
 from sensor import events
-from sensor.advisories.update import update
+from sensor.advisories.update import route_to, update
+from sensor.catalog.listings import keep_only
 from sensor.config.load import Loaded
 from sensor.config.schema import Config, Schedule
 from sensor.daemon.announce import forget_work, name_work
@@ -32,11 +33,12 @@ from sensor.errors import ConfigError, SensorError, StateError
 from sensor.health.server import serve_health
 from sensor.model.request import JobRequest, Lane, RematchRequest, ScanRequest, SweepRequest
 from sensor.pipeline import MOST_CRASHES
-from sensor.route import Route
+from sensor.report.desk import parts_of
 from sensor.transport import Transport
 from sensor.version import VERSION
 from sensor.work.lanes import lanes_for
 from sensor.work.port import Item
+from sensor.work.running import Stopped
 
 DRAIN_SECONDS = 30.0
 """How long running work may go on after a stop was asked for; what is not done then is taken up again at the next start."""
@@ -127,6 +129,8 @@ class Daemon:
         for parts in app.links:
             loops.append((f"heartbeat {parts.link.name}", parts.keeper.run()))
             loops.append((f"jobs {parts.link.name}", parts.poller.run(parts.keeper)))
+            if parts.link.reports_catalogue:
+                loops.append((f"catalogue {parts.link.name}", parts.catalogue.run(parts.keeper)))
         loops.append(("delivery", app.deliverer.run()))
         loops.append(("leases", self._keep_leases()))
         loops.append(("ledgers", self._tell_ledgers()))
@@ -198,7 +202,10 @@ class Daemon:
             self._held.add(item)
             name_work(item.work)
             try:
-                await self._do(item)
+                async with self._app.running.hold(item.key):
+                    await self._do(item)
+            except Stopped:
+                await self._let_go(item, self._app.pipeline.cancelled(item))
             except asyncio.CancelledError:
                 await asyncio.shield(self._let_go(item, queue.release(item)))
                 raise
@@ -218,7 +225,7 @@ class Daemon:
                 self._held.discard(item)
                 forget_work()
 
-    async def _let_go(self, item: Item, ending: Awaitable[bool]) -> None:
+    async def _let_go(self, item: Item, ending: Awaitable[object]) -> None:
         """Give an item back, or away. If the state database does not let it, the item comes back when its lease has run out."""
         try:
             await ending
@@ -238,12 +245,15 @@ class Daemon:
                     log.warning("lease not renewed", key=item.key, error=error.message, advice=error.advice)
 
     async def _tell_ledgers(self) -> None:
-        """Tell what was too dear to count after every image, and what was paused or resumed by hand."""
+        """Tell what was too dear to count after every image or delivery, and what was paused or resumed by hand."""
         while True:
             await self._sleep(_LEDGER_SECONDS)
             try:
                 await self._app.pipeline.ledgers.catch_up()
                 await follow_pauses(self._app)
+                self._app.publish(
+                    events.OutboxCounted(at=self._app.clock(), parts=await parts_of(self._app.engine.storage))
+                )
             except StateError as error:
                 log.warning("ledger not counted", error=error.message, advice=error.advice)
 
@@ -298,11 +308,8 @@ class Daemon:
     async def _update_advisories(self) -> None:
         """Fetch what changed; the swap is noticed by `_watch_advisories`."""
         config = self._app.engine.sites.config
-        settings, http = config.advisories, config.http
-        route = Route(
-            ca_file=settings.ca_file or http.ca_file, proxy=settings.proxy or http.proxy, no_proxy=http.no_proxy
-        )
-        transport = Transport(route, limits=self._app.engine.sites.limits)
+        settings = config.advisories
+        transport = Transport(route_to(settings, config.http), limits=self._app.engine.sites.limits)
         try:
             async with self._updating:
                 report = await update(
@@ -324,8 +331,11 @@ class Daemon:
                 keep = await app.snapshots.digests()
                 async with app.engine.storage.transaction() as connection:
                     await app.snapshots.keep_only(connection, app.engine.sites.names())
+                    await keep_only(connection, app.engine.sites.names())
                     await app.snapshots.prune(connection, before)
                     await app.engine.judge.images.prune(connection, keep, before)
+                # delivery does this too, where there is any
+                await app.outbox.trim(app.clock().timestamp())
                 await app.engine.storage.compact()
             except StateError as error:
                 log.warning("housekeeping failed", error=error.message, advice=error.advice)

@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 from sensor.config.schema import Config, Registry
 from sensor.control_plane import wire
+from sensor.control_plane.hosts import is_allowed, is_named
 from sensor.control_plane.links import Link, link_of, links_of
 from sensor.errors import ConfigError
 from sensor.limits import Limits
 from sensor.model.manifest import Platform, parse_platform
 from sensor.model.reference import Reference, same_registry
 from sensor.pacing import Budgets
-from sensor.registry.kinds import open_registry
+from sensor.registry.kinds import find_kind, open_registry
 from sensor.registry.port import Registry as Client
 from sensor.registry.port import covers
 from sensor.registry.tokens import is_forbidden_target, is_loopback_host, is_private_host
@@ -68,21 +69,31 @@ class ConfiguredSites:
             raise ConfigError(message, "it was removed; work for it is dropped")
         return settings, self._client(settings)
 
+    def reporting(self, link: str) -> tuple[str, ...]:
+        """The registries that report over a link now."""
+        return next((found.registries for found in self.links if found.name == link), ())
+
+    def address(self, registry: str) -> tuple[str, str]:
+        """Host and kind of a registry, for its catalogue.
+
+        Raises:
+            ConfigError: it is not configured (any more), or its address is unusable.
+        """
+        settings, client = self.registry(registry)
+        return client.host, find_kind(settings).name
+
     async def registry_for(self, reference: Reference, link: str) -> tuple[Registry, Client]:
         """The registry that serves a reference of a job: one that reports over the job's link.
 
-        Several may share a host: the one with the narrowest namespace that holds the repository has the credential for it. Over the default
-        link, a host that is not configured at all is asked without credentials, where `_refuse_host` lets it pass. No link reaches a registry
-        of another link: the two may belong to different organisations.
+        Several may share a host: the one with the narrowest namespace that holds the repository has the credential for it. Other hosts are
+        asked without credentials, and only if the link's `allow_hosts` let jobs go there. No link reaches a registry of another link by a
+        wildcard, and never with its credential: the two may belong to different organisations.
 
         Raises:
             ConfigError: no registry of the link has that host and repository, and the link may not go elsewhere.
         """
-        named = [
-            settings
-            for settings in self.config.registries
-            if same_registry(self._client(settings).host, reference.registry)
-        ]
+        host = reference.registry
+        named = [settings for settings in self.config.registries if same_registry(self._client(settings).host, host)]
         for settings in sorted(named, key=lambda one: -len(self._client(one).namespace)):
             if not covers(self._client(settings).namespace, reference.repository):
                 continue
@@ -90,17 +101,21 @@ class ConfiguredSites:
             if reports is not None and reports.name == link:
                 return settings, self._client(settings)
         found = self._link(link)
-        if named or found is None or not found.is_default:
+        allowed = found.allow_hosts if found is not None else ()
+        if not (is_named(host, allowed) if named else is_allowed(host, allowed)):
             mine = ", ".join(found.registries) if found is not None else ""
-            what = f"{reference.registry}/{reference.repository}" if named else reference.registry
+            what = f"{host}/{reference.repository}" if named else host
             message = f"{what} is not one of this link's registries ({mine or 'it has none'})"
-            raise ConfigError(message, "add the registry to the sensor's configuration, under this control plane")
-        if reason := _refuse_host(reference.registry, found.url):
-            message = f"{reference.registry} is {reason}, and it is not configured"
+            advice = (
+                "add the registry to the sensor's configuration, under this control plane, or its host to allow_hosts"
+            )
+            raise ConfigError(message, advice)
+        if not is_named(host, allowed) and (reason := _refuse_host(host, found.url if found else "")):
+            message = f"{host} is {reason}, and it is not configured"
             raise ConfigError(message, "if that is meant, add the registry to the sensor's configuration")
         # not even as the machine that it is in a cloud: what that may read was not given to the control plane
-        anonymous = Registry(name="anonymous", url=f"https://{reference.registry}", auth="anonymous")
-        return anonymous, await self._anonymous_client(anonymous, reference.registry.lower())
+        anonymous = Registry(name="anonymous", url=f"https://{host}", auth="anonymous")
+        return anonymous, await self._anonymous_client(anonymous, host.lower())
 
     def platforms(self, settings: Registry) -> tuple[Platform, ...]:
         """The platforms to scan, the one reported under the index digest first."""
@@ -109,6 +124,11 @@ class ConfiguredSites:
     def link_for(self, registry: str) -> Link | None:
         """The link over which a registry reports."""
         return link_of(self.links, registry)
+
+    def has_bucket(self, link: str) -> bool:
+        """Whether the control plane of a link reads the bucket of the `s3` section."""
+        found = self._link(link)
+        return found is not None and found.has_bucket
 
     def identity(self, link: str) -> wire.Sensor:
         """What this sensor calls itself on a link."""
@@ -205,7 +225,7 @@ def changes_between(before: Config, after: Config) -> tuple[str, ...]:
     found += [f"registry {name}: changed" for name in new if name in old and old[name] != new[name]]
     found += [
         f"{name}: changed, but in force only after a restart"
-        for name in ("control_plane", "concurrency", "limits", "state", "health", "logging")
+        for name in ("control_plane", "concurrency", "limits", "state", "outbox", "s3", "health", "logging")
         if getattr(before, name) != getattr(after, name)
     ]
     started = {link.name for link in links_of(before)}

@@ -60,6 +60,7 @@ class _SnapshotCollector(Collector):
         yield from _registry_metrics(state)
         yield from _quota_metrics(state)
         yield from _link_metrics(state)
+        yield from _outbox_metrics(state)
 
 
 def _registry_metrics(state: Snapshot) -> Iterable[Metric]:
@@ -114,13 +115,35 @@ def _link_metrics(state: Snapshot) -> Iterable[Metric]:
     )
     delivered = CounterMetricFamily("harborguard_sensor_results_delivered", "Results delivered", labels=["link"])
     refused = CounterMetricFamily("harborguard_sensor_results_refused", "Results refused for good", labels=["link"])
+    skew = GaugeMetricFamily(
+        "harborguard_sensor_link_clock_skew_seconds", "How far the control plane's clock is ahead", labels=["link"]
+    )
     for link in state.links:
+        if link.clock_skew is not None:
+            skew.add_metric([link.name], link.clock_skew)
         up.add_metric([link.name], float(link.state == "registered"))
         if link.last_heartbeat is not None:
             beat.add_metric([link.name], link.last_heartbeat.timestamp())
         delivered.add_metric([link.name], link.delivered)
         refused.add_metric([link.name], link.refused)
-    return up, beat, delivered, refused
+    return up, beat, delivered, refused, skew
+
+
+def _outbox_metrics(state: Snapshot) -> Iterable[Metric]:
+    entries = GaugeMetricFamily(
+        "harborguard_sensor_outbox_entries", "Results by where their delivery stands", labels=["link", "state"]
+    )
+    size = GaugeMetricFamily("harborguard_sensor_outbox_bytes", "Stored results, compressed", labels=["link"])
+    oldest = GaugeMetricFamily(
+        "harborguard_sensor_outbox_oldest_timestamp_seconds", "Oldest result still to be delivered", labels=["link"]
+    )
+    for part in state.outbox:
+        for name, count in sorted(part.counts.items()):
+            entries.add_metric([part.link, name], count)
+        size.add_metric([part.link], part.bytes)
+        if part.oldest is not None:
+            oldest.add_metric([part.link], part.oldest.timestamp())
+    return entries, size, oldest
 
 
 def _counters(name: str, text: str, label: str, values: dict[str, int]) -> CounterMetricFamily:

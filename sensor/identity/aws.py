@@ -62,6 +62,8 @@ class Place:
     dual_stack: bool = False
     endpoints: Mapping[str, str] = field(default_factory=dict)
     """Service to URL, where it is not AWS's own (an interface endpoint without private DNS)."""
+    path_style: bool = False
+    """Buckets stand in the path, not in the host's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,13 +305,21 @@ class AwsIdentity:
     def _config(self, proxies: Mapping[str, str], *, fips: bool = False, dual_stack: bool = False) -> Any:
         from botocore.config import Config  # noqa: PLC0415
 
+        # newer SDKs add checksums that services which are like S3 do not understand
+        checksums = {
+            name: "when_required"
+            for name in ("request_checksum_calculation", "response_checksum_validation")
+            if name in Config.OPTION_DEFAULTS
+        }
         return Config(
+            **checksums,
             connect_timeout=self._limits.connect_seconds,
             read_timeout=self._limits.idle_seconds,
             retries={"mode": "adaptive", "total_max_attempts": self._patience.attempts},
             proxies=dict(proxies),
             user_agent_extra=f"harborguard-sensor/{VERSION}",
             defaults_mode="legacy",  # "auto" would ask the metadata service for a region
+            **({"s3": {"addressing_style": "path"}} if self._place.path_style else {}),
             **({"use_fips_endpoint": True} if fips else {}),
             **({"use_dualstack_endpoint": True} if dual_stack else {}),
         )

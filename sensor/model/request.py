@@ -41,6 +41,8 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     reference: str
     scanners: tuple[str, ...] = ()
     """Scanner names that the job asked for; empty means the sensor's defaults."""
+    fallbacks: tuple[str, ...] = ()
+    """Further references, tried in this order while there is no such image."""
 
 
 class RematchRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="rematch"):

@@ -36,8 +36,8 @@ from sensor.report.steps import MOST_STRIKES, Answer, History, Step, next_step
 _LOST_PAUSE = 30.0
 """Seconds before an upload without an answer is repeated under its id: the server may still be storing it."""
 _ENTRY_CAP, _LINK_CAP, _REFUSED_PAUSE = 900.0, 300.0, 60.0
-_IDLE = 3600.0
-"""Seconds between two looks at an idle outbox, for its bounds."""
+_IDLE = 60.0
+"""Seconds between two looks at an idle outbox: for its bounds, and for what another process put or revived (`outbox retry`, `import`)."""
 
 log = structlog.get_logger()
 
@@ -97,6 +97,11 @@ class Deliverer:
         """Something was put into the outbox."""
         for line in self._lines.values():
             line.wake.set()
+
+    def resume(self, link: str) -> None:
+        """A link works again, under another key or address perhaps: its pause is over."""
+        self._lines[link].paused_until = 0.0
+        self._lines[link].wake.set()
 
     def stop(self) -> None:
         """Let `run` end once the uploads under way have ended."""

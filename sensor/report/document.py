@@ -47,6 +47,14 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What lies in a bucket under the scan's id, or why nothing does."""
+
+    artifacts: wire.Artifacts | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
     """The lists of an envelope while it is cut to size."""
 
@@ -65,9 +73,12 @@ def envelope(
     scan_id: str,
     sensor: wire.Sensor,
     notes: Iterable[str] = (),
+    kept: Kept | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Document:
     """The envelope of one result. `notes` are things asked for and not done (see `jobs.scanner_notes`); each makes the result PARTIAL.
+
+    `kept` says what of it lies in a bucket already; that it should and does not is a gap too.
 
     Raises:
         DataError: a time of the result is none.
@@ -86,7 +97,17 @@ def envelope(
     parts = _Parts(
         vulnerabilities=_vulnerabilities(result.match.findings, limits),
         packages=_packages(result.inventory.packages, limits),
-        gaps=_gaps([*result.gaps, *(Gap(kind="not-run", subject="scanner", reason=note) for note in notes)]),
+        gaps=_gaps(
+            [
+                *result.gaps,
+                *(Gap(kind="not-run", subject="scanner", reason=note) for note in notes),
+                *(
+                    [Gap(kind="artifacts", subject="s3", reason=kept.trouble)]
+                    if kept is not None and kept.trouble
+                    else []
+                ),
+            ]
+        ),
     )
 
     def assemble(parts: _Parts) -> bytes:
@@ -105,6 +126,7 @@ def envelope(
                 ),
                 findings=wire.Findings(vulnerabilities=parts.vulnerabilities, packages=parts.packages),
                 aggregates=_aggregates(parts.vulnerabilities, len(parts.packages)),
+                artifacts=kept.artifacts if kept is not None else None,
                 layers=_layers(result.inventory.layers),
                 gaps=gaps,
             )

@@ -21,6 +21,9 @@ else:
     from backports import zstd
 
 
+_MOST_INFLATED = 64 * 2**20
+
+
 class Kind(StrEnum):
     """A result of a sweep (an id of its own), or the answer to a job (the job's id)."""
 
@@ -37,6 +40,8 @@ class State(StrEnum):
     REPORTING = "reporting"
     DELIVERED = "delivered"
     DEAD = "dead"
+    EXPORTED = "exported"
+    """In a file that somebody carries to a connected machine: not sent from here."""
 
 
 outbox_table = Table(
@@ -85,6 +90,9 @@ class NewEntry:
     body: bytes = b""
     outcome: JobOutcome = "completed"
     error: str = ""
+    lost: bool = False
+    burnt: bool = False
+    """What is known of former uploads under this id, elsewhere; see `Entry`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +131,7 @@ async def put(connection: AsyncConnection, new: NewEntry, *, now: float) -> int:
         await connection.execute(
             delete(outbox_table).where(
                 same_image(new.link, new.digest, new.reference),
-                outbox_table.c.state.in_((State.WAITING.value, State.DEAD.value)),
+                outbox_table.c.state.in_((State.WAITING.value, State.DEAD.value, State.EXPORTED.value)),
             )
         )
     packed = zstd.compress(new.body, level=3) if new.body else b""
@@ -135,6 +143,8 @@ async def put(connection: AsyncConnection, new: NewEntry, *, now: float) -> int:
             reference=clean_text(new.reference),
             digest=new.digest,
             state=(State.WAITING if new.body else State.REPORTING).value,
+            lost=int(new.lost),
+            burnt=int(new.burnt),
             not_before=now,
             outcome=new.outcome,
             job_error=clean_text(new.error),
@@ -158,7 +168,22 @@ def unpacked(entry: Entry, packed: bytes) -> bytes:
     if not packed or hashlib.sha256(packed).hexdigest() != entry.checksum:
         message = f"the stored result of {entry.reference} is damaged"
         raise DataError(message, "scan the image again")
-    return zstd.decompress(packed)
+    return inflated(packed)
+
+
+def inflated(packed: bytes, most: int = _MOST_INFLATED) -> bytes:
+    """The bytes behind stored ones.
+
+    Raises:
+        DataError: not our compression, or more than an envelope can be.
+    """
+    try:
+        body = zstd.ZstdDecompressor().decompress(packed, max_length=most + 1)
+    except zstd.ZstdError as error:
+        raise DataError("a stored result cannot be unpacked") from error
+    if len(body) > most:
+        raise DataError("a stored result is larger than any envelope")
+    return bytes(body)
 
 
 def same_image(link: str, digest: str, reference: str) -> ColumnElement[bool]:

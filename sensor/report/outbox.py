@@ -8,7 +8,8 @@ An entry is stored in the same transaction as the catalogue's advance (`put`), s
                             └──refused───────> dead, for a job by way of reporting
 
 What is kept: the answer to a job until it is given; the newest undelivered result of each image (an older one is superseded by it); refused
-results, and delivered ones without their body, for a while. `trim` bounds the rest by age and bytes. What to do next is `deliver`'s decision.
+results, exported ones, and delivered ones without their body, for a while. `trim` bounds the rest by age and bytes. What to do next is
+`deliver`'s decision; what an operator may do with entries is in `desk`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import and_, delete, func, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sensor.control_plane.wire import clean_text
@@ -171,25 +172,25 @@ class Outbox:
     async def trim(self, now: float) -> tuple[Entry, ...]:
         """Drop what is too old or too much; the undelivered results that went.
 
-        By age: delivered entries after a week, refused ones and results of sweeps after `outbox_seconds`. By bytes (`outbox_bytes`): refused
-        ones first, then results of sweeps, oldest first. The answer to a job is never dropped.
+        By age: delivered entries after a week, refused and exported ones and results of sweeps after `outbox_seconds`. By bytes
+        (`outbox_bytes`): refused ones first, then exported ones, then results of sweeps, oldest first. The answer to a job is never dropped
+        before it is given.
         """
         table = outbox_table
-        dead, waiting = (
-            State.DEAD.value,
-            and_(table.c.state == State.WAITING.value, table.c.kind == Kind.STANDALONE.value),
-        )
+        dead = table.c.state == State.DEAD.value
+        exported = table.c.state == State.EXPORTED.value
+        waiting = and_(table.c.state == State.WAITING.value, table.c.kind == Kind.STANDALONE.value)
         old = now - self._limits.outbox_seconds
         async with self._storage.transaction() as connection:
             await connection.execute(
                 delete(table).where(table.c.state == State.DELIVERED.value, table.c.changed < now - KEEP_DELIVERED)
             )
-            await connection.execute(delete(table).where(table.c.state == dead, table.c.changed < old))
+            await connection.execute(delete(table).where(or_(dead, exported), table.c.changed < old))
             rows = await connection.execute(select(*WITHOUT_BODY).where(waiting, table.c.created < old))
             going = [entry_of(row) for row in rows]
             await connection.execute(delete(table).where(table.c.id.in_([entry.id for entry in going])))
             total = int((await connection.execute(select(func.coalesce(func.sum(table.c.size), 0)))).scalar_one())
-            for condition in (table.c.state == dead, waiting):
+            for condition in (dead, exported, waiting):
                 if total <= self._limits.outbox_bytes:
                     break
                 for row in (
@@ -202,36 +203,6 @@ class Outbox:
                     total -= entry.size
                     going += [entry] if entry.state is State.WAITING else []
         return tuple(going)
-
-    async def revive(self, link: str, now: float) -> int:
-        """Try refused results of sweeps again, under new ids, after the operator removed the cause; how many."""
-        table = outbox_table
-        async with self._storage.transaction() as connection:
-            result = await connection.execute(
-                update(table)
-                .where(
-                    table.c.link == link,
-                    table.c.state == State.DEAD.value,
-                    table.c.kind == Kind.STANDALONE.value,
-                    table.c.size > 0,
-                )
-                .values(
-                    state=State.WAITING.value,
-                    settles_as=State.DELIVERED.value,
-                    strikes=0,
-                    burnt=1,
-                    not_before=now,
-                    changed=now,
-                )
-            )
-        return result.rowcount
-
-    async def counts(self) -> Mapping[tuple[str, State], int]:
-        """Entries by link and state, for status and metrics."""
-        table = outbox_table
-        query = select(table.c.link, table.c.state, func.count()).group_by(table.c.link, table.c.state)
-        async with self._storage.reading() as connection:
-            return {(link, State(state)): int(count) for link, state, count in await connection.execute(query)}
 
     async def entries(self, link: str) -> tuple[Entry, ...]:
         """All entries of a link, oldest first."""

@@ -2,7 +2,7 @@
 
 A claim is for ever and a poll claims up to five, so it polls only with room for five, stores everything in one transaction before
 anything else happens, and never repeats a poll whose answer was lost. What could not be stored is kept in memory and stored before the next
-poll. A job that cannot be done is answered at once, through the outbox.
+poll. A job that cannot be done is answered at once, through the outbox; so is one that the control plane cancels, before or while it is done.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from sensor.control_plane.jobs import Refusal, request_of
 from sensor.errors import ControlPlaneError, SecretError, StateError
 from sensor.events import Publish
 from sensor.judge import rfc3339
-from sensor.model.request import Lane
+from sensor.model.request import JobRequest, Lane
 from sensor.repeats import States
+from sensor.report.answers import CANCELLED
 from sensor.report.document import FailedScan, failed_envelope
 from sensor.report.entries import Kind, NewEntry, put
 from sensor.storage import Storage
-from sensor.work.queue import TableQueue
+from sensor.work.queue import TableQueue, job_key
+from sensor.work.running import Running
 
 MOST_CLAIMED = 5
 """Jobs that one poll may hand out (control plane, section 4.1)."""
@@ -63,6 +65,7 @@ class JobPoller:
         publish: Publish,
         clock: Callable[[], datetime],
         answered: Callable[[], None],
+        running: Running,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._client = client
@@ -72,7 +75,10 @@ class JobPoller:
         self._publish = publish
         self._clock = clock
         self._answered = answered
+        self._running = running
         self._sleep = sleep
+        self._cancelled: tuple[str, ...] = ()
+        """To be cancelled, and not done yet."""
         self._claimed: tuple[wire.Job, ...] = ()
         """Claimed and not stored yet."""
         self._states = States()
@@ -123,20 +129,47 @@ class JobPoller:
         """
         if self._claimed:
             return await self._store()
+        await self._cancel()
         counts = (await self._queue.counts())[Lane.NOW]
         if counts.waiting + counts.taken + counts.later + MOST_CLAIMED > MOST_WAITING:
             return 0
         poll = await self._client.poll_jobs(agent)
         if poll.unreadable:
             log.warning("jobs without a usable id", link=self._client.link.name, count=poll.unreadable)
-        if not poll.jobs:
-            return 0
-        self._claimed = poll.jobs
-        return await self._store()
+        self._claimed, self._cancelled = poll.jobs, poll.cancelled
+        stored = await self._store() if poll.jobs else 0
+        await self._cancel()
+        return stored
+
+    async def _cancel(self) -> None:
+        """Answer for cancelled jobs that wait, and stop those that are being done: their worker answers. Unknown ones are none of ours."""
+        link = self._client.link.name
+        for job in self._cancelled:
+            key = job_key(link, job)
+            async with self._storage.transaction() as connection:
+                work = await self._queue.withdraw(key, connection=connection)
+                if isinstance(work, JobRequest):
+                    refused = Refusal(job=job, reason=CANCELLED, reference=work.reference)
+                    await put(connection, self._answer(refused), now=self._clock().timestamp())
+            if isinstance(work, JobRequest):
+                self._answered()
+                log.info("job cancelled", link=link, job=job, was="waiting")
+            elif await self._queue.is_taken(key):
+                self._running.stop(key)
+                log.info("job cancelled", link=link, job=job, was="running")
+        self._cancelled = ()
 
     async def _store(self) -> int:
         link, jobs = self._client.link, self._claimed
-        requests = [request_of(job, link=link.name, default_registry=link.default_registry) for job in jobs]
+        requests = [
+            request_of(
+                job,
+                link=link.name,
+                default_registry=link.default_registry,
+                fallback_registries=link.fallback_registries,
+            )
+            for job in jobs
+        ]
         answers = [self._answer(request) for request in requests if isinstance(request, Refusal)]
         try:
             async with self._storage.transaction() as connection:

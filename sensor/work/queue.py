@@ -70,11 +70,16 @@ def key_of(work: Work) -> str:
         case ScanRequest():
             return f"scan {work.registry} {work.digest}"
         case JobRequest():
-            return f"job {work.link} {work.job}"
+            return job_key(work.link, work.job)
         case RematchRequest():
             return f"rematch {work.revision}"
         case _:
             assert_never(work)
+
+
+def job_key(link: str, job: str) -> str:
+    """The key of a link's job."""
+    return f"job {link} {job}"
 
 
 class TableQueue:
@@ -246,6 +251,19 @@ class TableQueue:
             count = (await connection.execute(update(WORK).where(*waiting).values(not_before=now, error=""))).rowcount
         self.wake()
         return count
+
+    async def withdraw(self, key: str, *, connection: AsyncConnection) -> Work | None:
+        """Take out what nobody has taken, in the caller's transaction. None: it is not there, taken, or unreadable."""
+        free = delete(WORK).where(WORK.c.key == key, WORK.c.taken_until <= self._clock().timestamp())
+        payload = (await connection.execute(free.returning(WORK.c.payload))).scalar_one_or_none()
+        return None if payload is None else _DECODER.decode(payload)
+
+    async def is_taken(self, key: str) -> bool:
+        """Whether a worker has it now."""
+        now = self._clock().timestamp()
+        query = select(WORK.c.number).where(WORK.c.key == key, WORK.c.taken_until > now, WORK.c.taken_until < _NEVER)
+        async with self._storage.reading() as connection:
+            return (await connection.execute(query)).first() is not None
 
     async def recover(self) -> int:
         """Free what a former process held when it died; how many items. Only for a process that has the state to itself."""

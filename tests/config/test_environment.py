@@ -67,6 +67,10 @@ def test_every_name_is_honoured_and_told(name: str) -> None:
             del environ["HG_API_KEY"]
     if name in urls:
         environ["HG_API_KEY"] = "k"
+    if "S3_" in name:
+        environ |= {"HG_S3_ACCESS_KEY": "AKIA", "HG_S3_SECRET_KEY": "s"}
+        environ |= {} if name == "S3_BUCKET" else {"HG_S3_BUCKET": "reports"}
+        environ |= {"S3_BUCKET": "reports"} if name == "S3_BUCKET" else {}
     loaded = load_config(None, environ)
     assert any(source.endswith(f" from {name}") for source in loaded.sources)
 
@@ -190,8 +194,24 @@ def test_wrong_values_are_told_by_the_name_of_the_variable(environ: dict[str, st
     assert expected in caught.value.message
 
 
+def test_the_bucket_of_other_sensors_is_taken_and_its_secret_stays_where_it_is() -> None:
+    loaded = load_config(
+        None,
+        {
+            "HARBORGUARD_URL": "https://h.example", "HG_API_KEY": "k", "S3_BUCKET": "reports",
+            "S3_ENDPOINT": "http://minio:9000", "HG_S3_ACCESS_KEY": "AKIA", "HG_S3_SECRET_KEY": "hidden",
+        },
+    )  # fmt: skip
+    s3 = loaded.config.s3
+    assert s3 is not None
+    assert (s3.bucket, s3.endpoint, s3.access_key_id) == ("reports", "http://minio:9000", "AKIA")
+    assert s3.secret_access_key == FromEnv("HG_S3_SECRET_KEY")
+    assert "hidden" not in repr(loaded)
+    assert load_config(None, {"HARBORGUARD_URL": "https://h.example", "HG_API_KEY": "k"}).config.s3 is None
+
+
 def test_unknown_variables_of_ours_are_told() -> None:
-    loaded = load_config(None, {"HG_AGENT_NAMES": "x", "HG_S3_BUCKET": "b", "OTHER": "1"}, required=False)
+    loaded = load_config(None, {"HG_AGENT_NAMES": "x", "HG_S4_BUCKET": "b", "OTHER": "1"}, required=False)
     assert any(
         w.startswith("the environment variable HG_AGENT_NAMES means nothing") and "HG_AGENT_NAME?" in w
         for w in loaded.warnings

@@ -15,12 +15,12 @@ from sensor.config.load import load_config
 from sensor.config.schema import Config
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
-KEY_LINE = re.compile(r"^(?P<indent> *)(?P<item>- )?(?P<off>#)?(?P<key>[a-z_]+):(?: .*)?$")
+KEY_LINE = re.compile(r"^(?P<indent> *)(?P<item>- )?(?P<off>#)?(?P<key>[a-z0-9_]+):(?: .*)?$")
 
 
 def uncommented() -> str:
     """The example with every commented-out key switched on."""
-    return re.sub(r"(?m)^( *)#(?=[a-z_]+:)", r"\1", EXAMPLE.read_text())
+    return re.sub(r"(?m)^( *)#(?=[a-z0-9_]+:)", r"\1", EXAMPLE.read_text())
 
 
 def sections(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -61,6 +61,32 @@ def test_good_schedules_and_connections(keys: dict[str, Any]) -> None:
             {"control_plane": {**PLANE, "default_registry": "https://r.example"}},
             "control_plane.default_registry: expected host",
         ),
+        ({"control_plane": {"url": "https://h.example"}}, "control_plane.api_key: is missing"),
+        ({"control_plane": {**PLANE, "fallback": ["hg"]}}, "control_plane.fallback[0]: expected a URL"),
+        (
+            {"control_plane": {**PLANE, "client_certificate": "/nonexistent.pem"}},
+            "control_plane.client_certificate: there is no such file",
+        ),
+        (
+            {"advisories": {"client_key": __file__}},
+            "advisories.client_certificate: is missing: there is a client_key",
+        ),
+        (
+            {"control_plane": {**PLANE, "allow_hosts": ["https://r.example"]}},
+            "control_plane.allow_hosts[0]: expected host, host:port",
+        ),
+        (
+            {"control_plane": {**PLANE, "fallback_registries": ["*"]}},
+            "control_plane.fallback_registries[0]: expected host",
+        ),
+        ({"s3": {"bucket": "s3://b"}}, "s3.bucket: expected the name of a bucket"),
+        ({"s3": {"bucket": "reports", "endpoint": "minio:9000"}}, "s3.endpoint: expected a URL"),
+        ({"s3": {"bucket": "reports", "access_key_id": "A"}}, "s3.secret_access_key: is missing"),
+        ({"s3": {"bucket": "reports", "secret_access_key": {"env": "A"}}}, "s3.access_key_id: is missing"),
+        ({"s3": {"bucket": "reports", "ca_file": "/nonexistent.pem"}}, "s3.ca_file: there is no such file"),
+        ({"outbox": {"size": "1MiB"}}, "outbox.size: expected at least 16MiB"),
+        ({"outbox": {"age": "1m"}}, "outbox.age: expected 1h to 3660d"),
+        ({"outbox": {"trusted_keys": ["ed25519:abc"]}}, "outbox.trusted_keys[0]: expected ed25519:"),
         ({"platforms": []}, "platforms: name at least one"),
         ({"advisories": {"update": "on_push"}}, "advisories.update: on_push needs"),
         ({"advisories": {"max_age": "5m"}}, "advisories.max_age: expected 1h to 3660d"),
@@ -80,6 +106,15 @@ def test_good_schedules_and_connections(keys: dict[str, Any]) -> None:
 def test_other_rules(raw: dict[str, Any], expected: str) -> None:
     (found,) = problems(**raw)
     assert found.startswith(expected)
+
+
+def test_a_bucket_that_nobody_reads_is_warned_about() -> None:
+    assert any("s3" in text for text in warnings(s3={"bucket": "reports"}))
+    assert not any("s3" in text for text in warnings(s3={"bucket": "reports"}, control_plane=PLANE))
+
+
+def test_an_offline_control_plane_needs_no_key() -> None:
+    assert problems(control_plane={"url": "https://h.example", "offline": True}) == []
 
 
 def test_a_plain_http_control_plane_is_warned_about_except_on_this_machine() -> None:

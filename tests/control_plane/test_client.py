@@ -1,12 +1,15 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sensor.config.schema import Config
 from sensor.control_plane import wire
+from sensor.control_plane.addresses import Addresses
 from sensor.control_plane.client import ControlPlaneClient, transport_for
 from sensor.control_plane.errors import (
     AlreadyDone,
@@ -21,10 +24,11 @@ from sensor.control_plane.errors import (
     Unavailable,
     WrongAddress,
 )
-from sensor.control_plane.links import Link
+from sensor.control_plane.links import Link, links_of
 from sensor.errors import ControlPlaneError, SecretError
 from sensor.limits import Limits
 from sensor.secret import FromFile, InPlace, Secret, SecretSource
+from tests.fakes.certificates import Authority
 from tests.fakes.control_plane import KEY, FakeControlPlane, Fault
 
 LIMITS = Limits(idle_seconds=20.0, upload_seconds=20.0)
@@ -385,3 +389,80 @@ async def test_every_recorded_answer_is_understood(
     with pytest.raises(ControlPlaneError) as caught:
         await CALLS[endpoint](make())
     assert type(caught.value) is not ControlPlaneError, number
+
+
+async def test_a_control_plane_may_want_to_know_who_we_are(tmp_path: Path) -> None:
+    authority = Authority()
+    certificate, key = authority.issue_client(tmp_path)
+    plane = FakeControlPlane()
+    plane.tls = authority.demanding_context(tmp_path)
+    settings = {
+        "api_key": {"env": "HG_TEST_KEY"},
+        "ca_file": authority.write(tmp_path / "ca.pem"),
+        "client_certificate": certificate,
+        "client_key": key,
+    }
+    async with plane:
+        (link,) = links_of(Config.model_validate({"control_plane": {"url": plane.url, **settings}}))
+        transport = transport_for(replace(link, api_key=InPlace(Secret(KEY))))
+        client = ControlPlaneClient(replace(link, api_key=InPlace(Secret(KEY))), transport)
+        assert await client.register(REGISTRATION) == plane.agents[KEY].id
+        await transport.close()
+        bare = replace(link, route=replace(link.route, client_certificate="", client_key=""))
+        transport = transport_for(bare)
+        with pytest.raises(Unavailable):
+            await ControlPlaneClient(bare, transport).probe()
+        await transport.close()
+
+
+async def test_all_clients_of_a_link_move_together(plane: FakeControlPlane, make: Make) -> None:
+    addresses = Addresses(("http://127.0.0.1:9", plane.url))
+    link = Link(name="l", url="http://127.0.0.1:9", fallback=(plane.url,), api_key=InPlace(Secret(KEY)))
+    transport = transport_for(link, LIMITS)
+    first, second = (ControlPlaneClient(link, transport, limits=LIMITS, addresses=addresses) for _ in range(2))
+    with pytest.raises(Unavailable):
+        await first.probe()
+    assert addresses.advance()
+    assert await second.probe()
+    assert not addresses.is_preferred
+    assert addresses.advance()
+    assert addresses.current == addresses.preferred == "http://127.0.0.1:9"
+    assert not Addresses(("http://one",)).advance()
+    await transport.close()
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(None, None), (0.0, 0.0), (120.0, 120.0), (-86_400.0, -86_400.0)])
+async def test_the_servers_clock_is_compared(
+    plane: FakeControlPlane, make: Make, offset: float | None, expected: float | None
+) -> None:
+    plane.clock_offset = offset
+    client = make()
+    await client.probe()
+    assert client.skew == (None if expected is None else pytest.approx(expected, abs=1.5))
+    plane.clock_offset = None
+    await client.probe()
+    assert (client.skew is None) == (expected is None), "an answer without a time tells nothing"
+
+
+async def test_the_mark_of_a_key_changes_with_it_and_does_not_tell_it(make: Make, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    client = make(key=FromFile(str(file)))
+    first = client.key_mark()
+    assert KEY not in first
+    file.write_text(f"{KEY}\n")
+    assert client.key_mark() == first
+    file.write_text("hg_ak_other")
+    assert client.key_mark() != first
+    file.unlink()
+    with pytest.raises(SecretError):
+        client.key_mark()
+
+
+async def test_without_a_key_nothing_is_sent(plane: FakeControlPlane, make: Make) -> None:
+    link = Link(name="l", url=plane.url, api_key=None)
+    transport = transport_for(link, LIMITS)
+    with pytest.raises(SecretError, match="no API key"):
+        await ControlPlaneClient(link, transport).poll_jobs("a")
+    assert plane.requests == []
+    await transport.close()

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensor.control_plane.jobs import Refusal, repaired_reference, request_of, scanner_notes
+from sensor.control_plane.jobs import Refusal, repaired_reference, request_of, scanner_notes, served_scanners
 from sensor.control_plane.wire import Job, JobScan
 from sensor.errors import DataError
 from sensor.model.reference import parse_reference
@@ -117,13 +117,34 @@ def test_scanner_names_are_passed_on() -> None:
     )
 
 
-def test_scanners_that_are_not_run_are_noted() -> None:
+def test_scanners_that_are_not_run_are_noted_by_their_kind() -> None:
     assert scanner_notes(()) == ()
     assert scanner_notes(("trivy", "GRYPE", "osv", "syft", "harborguard-sensor")) == ()
-    assert scanner_notes(("dockle", "dockle", "zap")) == (
-        "dockle was asked for; this sensor does not replace it",
-        "'zap' was asked for; this sensor does not know it",
+    compliance, efficiency, unknown = scanner_notes(("dockle", "Dockle ", "dive", "zap"))
+    assert compliance.startswith("compliance is not served: dockle was asked for")
+    assert efficiency.startswith("efficiency is not served: dive was asked for")
+    assert unknown == "'zap' was asked for; this sensor does not know it"
+
+
+def test_who_did_a_scanners_work_is_said_in_the_place_of_its_version() -> None:
+    assert served_scanners((" Trivy", "syft", "dockle", "zap", "harborguard-sensor"), "1.2") == {
+        "trivy": "vulnerabilities, packages by harborguard-sensor 1.2",
+        "syft": "packages by harborguard-sensor 1.2",
+    }
+    assert served_scanners((), "1.2") == {}
+
+
+def test_a_reference_without_a_host_may_be_looked_for_at_several() -> None:
+    job = Job(id="j", type="SCAN", scan=JobScan(image_ref="app:1"))
+    hosts = ("docker.io", "r.example.com", "docker.io")
+    assert request_of(job, link="l", default_registry="r.example.com", fallback_registries=hosts) == JobRequest(
+        link="l", job="j", reference="r.example.com/app:1", fallbacks=("docker.io/library/app:1",)
     )
+    found = request_of(job, link="l", fallback_registries=("docker.io",))
+    assert found == JobRequest(link="l", job="j", reference="docker.io/library/app:1"), "without a default one"
+    named = Job(id="j", type="SCAN", scan=JobScan(image_ref="other.example/app:1"))
+    whole = request_of(named, link="l", default_registry="r.example.com", fallback_registries=hosts)
+    assert whole == JobRequest(link="l", job="j", reference="other.example/app:1"), "a host is a host"
 
 
 @given(st.text(max_size=80))

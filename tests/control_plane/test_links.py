@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sensor.config.schema import Config
+from sensor.config.schema import S3, Config
 from sensor.control_plane.links import Link, link_of, links_of, normal_url
 from sensor.errors import ConfigError
 from sensor.secret import FromEnv
@@ -63,6 +63,21 @@ def test_a_key_without_any_url_is_refused() -> None:
         links_of(config(registry("a", control_plane={"api_key": {"env": "A"}})))
 
 
+def test_the_bucket_is_the_top_level_control_planes() -> None:
+    elsewhere = registry("b", control_plane={"url": "https://other.example", "api_key": {"env": "B"}})
+    own = registry("c", control_plane={"api_key": {"env": "C"}})
+    with_bucket = config(registry("a"), elsewhere, own, name="x").model_copy(update={"s3": S3(bucket="reports")})
+    assert [link.has_bucket for link in links_of(with_bucket)] == [True, False, True]
+    assert not any(link.has_bucket for link in links_of(config(registry("a"), elsewhere, own, name="x")))
+
+
+def test_an_offline_control_plane_needs_no_key() -> None:
+    elsewhere = registry("b", control_plane={"url": "https://other.example", "api_key": {"env": "B"}})
+    offline, online = links_of(config(registry("a"), elsewhere, offline=True, api_key=None))
+    assert (offline.is_offline, offline.api_key, offline.registries) == (True, None, ("a",))
+    assert (online.is_offline, online.registries) == (False, ("b",))
+
+
 def test_names_are_stable_and_tell_nothing_of_the_key() -> None:
     def names(key: str, other: str) -> list[str]:
         own = registry("a", control_plane={"api_key": other})
@@ -108,6 +123,18 @@ def test_the_route_is_that_of_the_address() -> None:
     default, other = links_of(Config.model_validate(document))
     assert (default.route.ca_file, default.route.proxy, default.route.no_proxy) == ("/plane.pem", "http://p:1", ("x",))
     assert (other.route.ca_file, other.route.proxy) == ("/all.pem", "")
+
+
+def test_further_addresses_and_certificates_belong_to_the_same_control_plane() -> None:
+    more = {"fallback": ["https://spare.example/"], "client_certificate": "/c.pem", "client_key": "/k.pem"}
+    own = registry("b", control_plane={"api_key": {"env": "B"}})
+    elsewhere = registry("c", control_plane={"url": "https://other.example", "api_key": {"env": "C"}})
+    first, second, third = links_of(config(registry("a"), own, elsewhere, **more))
+    for link in (first, second):
+        assert link.fallback == ("https://spare.example",)
+        assert (link.route.client_certificate, link.route.client_key) == ("/c.pem", "/k.pem")
+        assert link.route.client_hosts == ("harborguard.example.com", "spare.example")
+    assert (third.fallback, third.route.client_certificate) == ((), "")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
 from sensor import events
 from sensor.advisories.update import demo_advisories, import_sources
-from sensor.config.schema import Config, ControlPlane, Registry, RegistryControlPlane, State
+from sensor.config.schema import S3, Config, ControlPlane, Registry, RegistryControlPlane, State
 from sensor.daemon.app import build_app
 from sensor.errors import ConfigError, StateError
-from sensor.secret import FromEnv
+from sensor.secret import FromEnv, InPlace, Secret
 from tests.fakes.control_plane import KEY, FakeControlPlane
-from tests.fakes.daemon import config
+from tests.fakes.daemon import config, running
+from tests.fakes.memory_registry import MemoryRegistry
+from tests.fakes.moto_server import moto_server
+from tests.fakes.pipeline import python_layer
 
 
 async def test_everything_is_built_and_nothing_runs(tmp_path: Path) -> None:
@@ -90,3 +94,54 @@ async def test_the_agent_id_of_a_registration_is_what_results_are_signed_with(tm
         async with app.engine.storage.reading() as connection:
             assert (await connection.exec_driver_sql("SELECT count(*) FROM outbox")).scalar_one() == 1
         assert parts.poller._identity().id == plane.agents[KEY].id
+
+
+async def test_an_offline_control_plane_is_never_asked_and_its_results_wait(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    registry.image("team/app", "v1", [python_layer("jinja2", "2.10")])
+    async with FakeControlPlane() as plane:
+        settings = config(tmp_path, plane.url)
+        offline = ControlPlane(url=plane.url, offline=True)
+        settings = settings.model_copy(update={"control_plane": offline})
+        async with running(settings, registries={"prod": registry}) as sensor:
+            await sensor.rows("SELECT state FROM outbox", [("waiting",)])
+            sensor.pauses.end(10.0)
+            await sensor.until(lambda: sensor.app.board.snapshot(sensor.app.clock()).outbox)
+            (part,) = sensor.app.board.snapshot(sensor.app.clock()).outbox
+            assert (part.counts, sensor.app.links) == ({"waiting": 1}, ())
+        assert plane.requests == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_raw_reports_go_to_the_bucket_and_a_missing_one_holds_up_nothing(
+    tmp_path: Path, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    registry = MemoryRegistry()
+    registry.image("team/app", "v1", [python_layer("jinja2", "2.10")])
+    with moto_server() as endpoint:
+        import boto3
+
+        s3 = boto3.client(
+            "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
+        )
+        if is_there:
+            await asyncio.to_thread(s3.create_bucket, Bucket="reports")
+        bucket = S3(bucket="reports", endpoint=endpoint, access_key_id="k", secret_access_key=InPlace(Secret("s")))
+        async with (
+            FakeControlPlane() as plane,
+            running(config(tmp_path, plane.url, s3=bucket), registries={"prod": registry}) as sensor,
+        ):
+            await sensor.until(lambda: sensor.told(events.ResultDelivered))
+            assert plane.agents[KEY].registration["s3Configured"] is True
+            (scan,) = plane.standalone
+            sent = json.loads(plane.uploads[0])
+            if is_there:
+                listed = await asyncio.to_thread(s3.list_objects_v2, Bucket="reports")
+                keys = {entry["Key"] for entry in listed["Contents"]}
+                assert sent["artifacts"]["s3Prefix"] == f"scans/{scan.request_id}/"
+                assert keys == {*sent["artifacts"]["rawResults"].values(), sent["artifacts"]["sbom"]}
+                assert all(key.startswith(sent["artifacts"]["s3Prefix"]) for key in keys)
+            else:
+                assert "artifacts" not in sent
+                assert any(gap["kind"] == "artifacts" and "NoSuchBucket" in gap["reason"] for gap in sent["gaps"])

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sensor.config.schema import Config, LimitSettings
+from sensor.config.schema import Config, LimitSettings, Outbox
 from sensor.daemon.engine import build_engine, limits_of
 from sensor.events import Event
 from sensor.limits import DEFAULT_LIMITS
@@ -15,6 +15,9 @@ def test_what_the_operator_moved_holds_and_the_rest_stays() -> None:
     limits = limits_of(LimitSettings(layer_bytes=2 * DEFAULT_LIMITS.layer_bytes))
     assert limits.layer_bytes == 2 * DEFAULT_LIMITS.layer_bytes
     assert limits.manifest_bytes == DEFAULT_LIMITS.manifest_bytes
+    assert (limits.outbox_bytes, limits.outbox_seconds) == (DEFAULT_LIMITS.outbox_bytes, DEFAULT_LIMITS.outbox_seconds)
+    bounded = limits_of(LimitSettings(), Outbox(size=2**25, age="2d"))
+    assert (bounded.outbox_bytes, bounded.outbox_seconds) == (2**25, 2 * 86_400)
 
 
 async def test_a_one_shot_command_shares_the_state_with_a_running_daemon(tmp_path: Path) -> None:

@@ -56,12 +56,17 @@ Keep = Callable[..., AbstractAsyncContextManager[Run]]
 def keep() -> Keep:
     @asynccontextmanager
     async def made(
-        *, key: SecretSource | None = None, url: str = "", name: str = "", route: Route | None = None
+        *,
+        key: SecretSource | None = None,
+        url: str = "",
+        name: str = "",
+        route: Route | None = None,
+        fallback: tuple[str, ...] = (),
     ) -> AsyncIterator[Run]:
         async with FakeControlPlane() as plane:
             link = Link(
                 name="cp", url=url or plane.url, api_key=key or InPlace(Secret(KEY)), sensor_name=name,
-                heartbeat=HEARTBEAT, route=route or Route(),
+                heartbeat=HEARTBEAT, route=route or Route(), fallback=fallback,
             )  # fmt: skip
             limits = Limits(idle_seconds=0.3)
             transport = transport_for(link, limits)
@@ -244,3 +249,109 @@ async def test_a_page_that_is_no_control_plane_is_a_refusal(keep: Keep) -> None:
         run.plane.fail("register", Fault(status=200, body=b"<html>", content_type="text/html"))
         await run.go(1)
         assert run.states == ["refused"]
+
+
+# --- several addresses ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def spare() -> AsyncIterator[FakeControlPlane]:
+    async with FakeControlPlane() as plane:
+        yield plane
+
+
+def addresses(run: Run) -> list[str]:
+    return [event.address for event in run.told if isinstance(event, events.LinkChanged) and event.address]
+
+
+async def test_an_address_that_does_not_answer_is_left_for_the_next(keep: Keep, spare: FakeControlPlane) -> None:
+    async with keep(fallback=(spare.url,)) as run:
+        await run.go(1)
+        run.plane.fail("heartbeat", Fault(close="before", times=99))
+        await run.go(2)
+        assert paths(spare) == ["register", "heartbeat"]
+        assert run.states == ["registered", "down", "registered"]
+        assert addresses(run) == [run.plane.url, spare.url]
+        assert run.keeper._client.addresses.current == spare.url
+        await run.go(2)
+        assert paths(run.plane) == ["register", "heartbeat", "heartbeat"], "the first is not asked all the time"
+
+
+async def test_the_first_address_is_taken_again_when_it_is_back(keep: Keep, spare: FakeControlPlane) -> None:
+    async with keep(fallback=(spare.url,)) as run:
+        run.plane.fail("register", Fault(status=503))
+        await run.go(2)
+        run.plane.fail("ready", Fault(status=503))
+        run.keeper._look_home = 0.0
+        await run.go(1)
+        assert addresses(run) == [spare.url], "it is not ready yet"
+        run.keeper._look_home = 0.0
+        await run.go(1)
+        assert addresses(run) == [spare.url, run.plane.url]
+        assert paths(run.plane) == ["register", "ready", "ready", "register", "heartbeat"]
+
+
+async def test_when_none_answers_they_take_turns(keep: Keep, spare: FakeControlPlane) -> None:
+    async with keep(fallback=(spare.url,)) as run:
+        for plane in (run.plane, spare):
+            plane.fail("register", Fault(status=503, times=2))
+        await run.go(5)
+        assert (paths(run.plane), paths(spare)) == (["register"] * 3 + ["heartbeat"], ["register"] * 2)
+        assert run.states == ["down", "registered"]
+
+
+async def test_a_refusal_is_no_reason_to_move(keep: Keep, spare: FakeControlPlane) -> None:
+    async with keep(fallback=(spare.url,)) as run:
+        run.plane.agents[KEY].status = "INACTIVE"
+        await run.go(3)
+        assert spare.requests == []
+
+
+# --- the key ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rotated_key_registers_at_the_next_beat(keep: Keep, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(KEY)
+    async with keep(key=FromFile(str(tmp_path / "key"))) as run:
+        await run.go(2)
+        other = run.plane.add_agent("rotated", "hg_ak_other")
+        (tmp_path / "key").write_text("hg_ak_other\n")
+        await run.go(1)
+        assert paths(run.plane)[-2:] == ["register", "heartbeat"]
+        assert run.agents == [run.plane.agents[KEY].id, other.id]
+        assert other.registration["version"] == "1.2"
+        assert run.states == ["registered"]
+
+
+async def test_a_refused_key_that_changes_ends_the_pause(keep: Keep, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hg_ak_wrong")
+    async with keep(key=FromFile(str(tmp_path / "key"))) as run:
+
+        def rotate() -> None:
+            if run.pauses[-1] == 5.0:
+                (tmp_path / "key").write_text(KEY)
+
+        run.between = dict.fromkeys(range(1, 21), rotate)
+        await run.go(20)
+        looked = run.pauses.index(5.0)
+        assert run.pauses[looked + 1] > 20, "the next thing was a beat"
+        assert run.states == ["refused", "registered"]
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_difference_of_clocks_is_told_when_it_changes(keep: Keep) -> None:
+    def skews(run: Run) -> list[float]:
+        return [event.seconds for event in run.told if isinstance(event, events.ClockCompared)]
+
+    async with keep() as run:
+        await run.go(1)
+        assert skews(run) == [], "a server may tell no time"
+        run.plane.clock_offset = 300.0
+        await run.go(3)
+        (ahead,) = skews(run)
+        assert 298.5 < ahead < 301.5
+        run.plane.clock_offset = -40.0
+        await run.go(1)
+        assert -42 < skews(run)[-1] < -38

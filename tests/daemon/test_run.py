@@ -193,6 +193,26 @@ async def test_the_lease_of_long_work_is_renewed(tmp_path: Path) -> None:
         await sensor.until(lambda: sensor.told(events.ImageScanned))
 
 
+async def test_a_cancelled_job_is_stopped_and_answered_within_two_seconds(tmp_path: Path) -> None:
+    registry = gated()
+    async with (
+        FakeControlPlane() as plane,
+        running(config(tmp_path / "s", plane.url, schedule="manual"), {"prod": registry}) as sensor,
+    ):
+        await sensor.until(lambda: sensor.told(events.HeartbeatSent))
+        job = plane.add_job("registry.test/team/app:v1")
+        await registry.at_the_gate.wait()
+        began = asyncio.get_running_loop().time()
+        plane.cancelled = [job.id, "unknown"]
+        await sensor.until(lambda: job.status == "FAILED")
+        assert asyncio.get_running_loop().time() - began < 2.0
+        assert job.error == "cancelled by the control plane"
+        assert job.scan is not None
+        assert job.scan.status == "FAILED"
+        assert sensor.told(events.ImageStopped)
+        assert not registry.gate.is_set()
+
+
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from sensor.secret import FromEnv
 from sensor.version import VERSION
 
 PLANE = ControlPlane(url="https://cp.example", api_key=FromEnv("KEY"), name="edge")
+OPEN = PLANE.model_copy(update={"allow_hosts": ("*",)})
 ONE = Settings(name="one", url="https://one.example")
 TWO = Settings(name="two", url="https://two.example", control_plane=RegistryControlPlane(api_key=FromEnv("OTHER_KEY")))
 
@@ -83,8 +84,60 @@ async def test_no_link_reaches_a_registry_of_another_link() -> None:
     await found.close()
 
 
-async def test_over_the_default_link_any_other_host_is_asked_without_credentials() -> None:
+async def test_other_hosts_are_refused_unless_the_configuration_allows_them() -> None:
+    elsewhere = parse_reference("elsewhere.example/team/app:1")
     found = sites(ONE)
+    with pytest.raises(ConfigError, match="not one of this link's registries") as raised:
+        await found.registry_for(elsewhere, found.links[0].name)
+    assert "allow_hosts" in raised.value.advice
+    await found.close()
+    bound = RegistryControlPlane(api_key=FromEnv("OTHER_KEY"), allow_hosts=("elsewhere.example",))
+    found = sites(ONE, TWO.model_copy(update={"control_plane": bound}))
+    default, own = names(found)
+    assert (await found.registry_for(elsewhere, own))[0].auth == "anonymous"
+    with pytest.raises(ConfigError):
+        await found.registry_for(elsewhere, default)
+    await found.close()
+
+
+async def test_without_any_registries_every_host_is_allowed_but_this_machine() -> None:
+    found = sites()
+    link = found.links[0].name
+    assert (await found.registry_for(parse_reference("docker.io/library/alpine:3"), link))[1].host
+    for host in ("169.254.169.254", "localhost:5000"):
+        with pytest.raises(ConfigError):
+            await found.registry_for(parse_reference(f"{host}/app:1"), link)
+    await found.close()
+    strict = sites(control_plane=PLANE.model_copy(update={"allow_hosts": ()}))
+    with pytest.raises(ConfigError):
+        await strict.registry_for(parse_reference("docker.io/library/alpine:3"), link)
+    await strict.close()
+
+
+async def test_another_links_registry_is_reached_by_name_only_and_without_its_credential() -> None:
+    theirs = TWO.model_copy(update={"username": "u", "password": FromEnv("SECRET")})
+    reference = parse_reference("two.example/team/app:1")
+    found = sites(ONE, theirs, control_plane=OPEN)
+    with pytest.raises(ConfigError):
+        await found.registry_for(reference, found.links[0].name)
+    await found.close()
+    named = sites(ONE, theirs, control_plane=PLANE.model_copy(update={"allow_hosts": ("two.example",)}))
+    settings, client = await named.registry_for(reference, named.links[0].name)
+    assert (settings.name, settings.password) == ("anonymous", None)
+    assert client is not named.registry("two")[1]
+    await named.close()
+
+
+async def test_what_is_named_for_references_without_a_host_is_allowed() -> None:
+    more = {"default_registry": "first.example", "fallback_registries": ("second.example",)}
+    found = sites(ONE, control_plane=PLANE.model_copy(update=more))
+    for host in ("first.example", "second.example"):
+        await found.registry_for(parse_reference(f"{host}/app:1"), found.links[0].name)
+    await found.close()
+
+
+async def test_a_host_that_is_allowed_is_asked_without_credentials() -> None:
+    found = sites(ONE, control_plane=OPEN)
     link = found.links[0].name
     settings, client = await found.registry_for(parse_reference("elsewhere.example/team/app:1"), link)
     assert (settings.password, settings.token, client.host) == (None, None, "elsewhere.example")
@@ -172,7 +225,7 @@ async def test_docker_hub_has_several_names() -> None:
 
 
 async def test_hosts_that_only_jobs_name_do_not_pile_up() -> None:
-    found = sites(ONE)
+    found = sites(ONE, control_plane=OPEN)
     link = found.links[0].name
     first = (await found.registry_for(parse_reference("h0.example/app:1"), link))[1]
     for number in range(1, 64):
@@ -201,11 +254,11 @@ async def test_a_reload_keeps_the_clients_whose_settings_did_not_change() -> Non
 
 
 async def test_a_changed_proxy_reaches_every_client() -> None:
-    found = sites(ONE)
+    found = sites(ONE, control_plane=OPEN)
     one = found.registry("one")[1]
     link = found.links[0].name
     elsewhere = (await found.registry_for(parse_reference("elsewhere.example/app:1"), link))[1]
-    found.replace(Config(control_plane=PLANE, registries=(ONE,), http=Http(proxy="http://proxy.example:3128")))
+    found.replace(Config(control_plane=OPEN, registries=(ONE,), http=Http(proxy="http://proxy.example:3128")))
     assert found.registry("one")[1] is not one
     assert (await found.registry_for(parse_reference("elsewhere.example/app:1"), link))[1] is not elsewhere
     await found.close()
@@ -236,12 +289,12 @@ async def test_jobs_of_a_link_that_a_reload_replaced_are_still_served() -> None:
     assert [link.name for link in found.links] == [default]
     with pytest.raises(ConfigError, match="not one of this link's registries"):
         await found.registry_for(parse_reference("two.example/app:1"), own)
+    found.replace(Config(control_plane=OPEN, registries=(ONE,)))
     moved = ControlPlane(url="https://new.example", api_key=FromEnv("KEY"), name="edge")
     found.replace(Config(control_plane=moved, registries=(ONE,)))
     assert found.identity(default).name == "edge"
-    assert (await found.registry_for(parse_reference("elsewhere.example/app:1"), default))[
-        1
-    ].host == "elsewhere.example"
+    found_there = await found.registry_for(parse_reference("elsewhere.example/app:1"), default)
+    assert found_there[1].host == "elsewhere.example"
     await found.close()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _FROM = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 _TO = dt.datetime(2120, 1, 1, tzinfo=dt.UTC)
@@ -90,6 +90,38 @@ class Authority:
             )
         )
         return paths
+
+    def issue_client(self, directory: Path, name: str = "sensor", passphrase: bytes = b"") -> tuple[str, str]:
+        """Write a client certificate and its key as PEM files."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(self._subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(_FROM)
+            .not_valid_after(_TO)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(_usage(sign=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+        paths = directory / f"{name}.crt", directory / f"{name}.key"
+        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        paths[1].write_bytes(
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+        )
+        return str(paths[0]), str(paths[1])
+
+    def demanding_context(self, directory: Path) -> ssl.SSLContext:
+        """The same as `server_context`, and it wants clients to have a certificate of this authority."""
+        context = self.server_context(directory)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=self.pem.decode())
+        return context
 
     def server_context(self, directory: Path) -> ssl.SSLContext:
         """A TLS context for a server with a certificate of this authority."""

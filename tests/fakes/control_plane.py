@@ -13,7 +13,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import ssl
+import time
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any, Literal, Self
 
 from aiohttp import web
@@ -29,11 +32,12 @@ _ROUTES = {
     "/api/agent/register": ("POST",),
     "/api/agent/heartbeat": ("POST",),
     "/api/agent/jobs": ("GET", "HEAD"),
+    "/api/agent/catalog": ("POST",),
     "/api/scans/upload": ("GET", "HEAD", "POST"),
     "/api/health": ("GET", "HEAD"),
     "/api/ready": ("GET", "HEAD"),
 }
-Endpoint = Literal["agents", "register", "heartbeat", "jobs", "status", "upload", "ready", "health"]
+Endpoint = Literal["agents", "register", "heartbeat", "jobs", "status", "upload", "ready", "health", "catalog"]
 
 
 @dataclass(kw_only=True)
@@ -97,6 +101,12 @@ class FakeControlPlane:
         self.has_database = True
         self.cancelled: list[str] = []
         """Sent as `cancelJobs`, which the open-source server never does."""
+        self.catalogues: list[dict[str, Any]] | None = None
+        """Pages of catalogues; None: there is no such route, as in the open-source server."""
+        self.clock_offset: float | None = None
+        """Seconds by which this server's clock is ahead; None: it tells no time."""
+        self.tls: ssl.SSLContext | None = None
+        """Set before it starts."""
         self.arrived = asyncio.Event()
         """Set whenever a request has arrived."""
         self._idle = idle_seconds
@@ -109,11 +119,12 @@ class FakeControlPlane:
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", self._handle)
         app.on_response_prepare.append(_without_default_type)
+        app.on_response_prepare.append(self._tell_time)
         self._runner = web.AppRunner(app, keepalive_timeout=self._idle, auto_decompress=False, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls)
         await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -178,6 +189,11 @@ class FakeControlPlane:
             request.transport.abort()
         return _bare(500) if fault is not None and fault.crash else answer
 
+    async def _tell_time(self, _: web.Request, response: web.StreamResponse) -> None:
+        response.headers.popall("Date", None)
+        if self.clock_offset is not None:
+            response.headers["Date"] = formatdate(time.time() + self.clock_offset, usegmt=True)
+
     def _next_fault(self, endpoint: str) -> Fault | None:
         waiting = self._faults.get(endpoint) or []
         if not waiting:
@@ -205,7 +221,7 @@ class FakeControlPlane:
         if clean != path:
             return _bare(308, clean, Location=clean)
         methods = ("POST",) if endpoint == "status" else _ROUTES.get(path)
-        if methods is None:
+        if methods is None or (endpoint == "catalog" and self.catalogues is None):
             return web.Response(
                 status=404, text="<!DOCTYPE html><html></html>", content_type="text/html", charset="utf-8"
             )
@@ -252,6 +268,7 @@ class FakeControlPlane:
             "register": "Registration failed",
             "heartbeat": "Heartbeat failed",
             "status": "Failed to update job status",
+            "catalog": "Catalog failed",
         }[endpoint]
         try:
             document = _parse(body)
@@ -261,6 +278,10 @@ class FakeControlPlane:
             rules.require_whole_text(document)
             if endpoint == "register":
                 return self._register(agent, document)
+            if endpoint == "catalog":
+                assert self.catalogues is not None
+                self.catalogues.append(document)
+                return _json({"ok": True})
             if endpoint == "heartbeat":
                 agent.heartbeats += 1
                 agent.metadata, agent.status = document, "ACTIVE"

@@ -31,8 +31,16 @@ class DockerRegistry:
     """One registry process with its own storage; ends with the block."""
 
     def __init__(
-        self, directory: Path, *, auth: Auth = "none", tls: bool = False, notify: str = "", maxentries: int = 1000
+        self,
+        directory: Path,
+        *,
+        auth: Auth = "none",
+        tls: bool = False,
+        mutual: bool = False,
+        notify: str = "",
+        maxentries: int = 1000,
     ) -> None:
+        """With `mutual` (and TLS) clients need a certificate of the same authority."""
         self.directory = directory
         self.auth = auth
         self.tls = tls
@@ -40,6 +48,7 @@ class DockerRegistry:
         self.password = "" if auth == "none" else "s3cret pass"
         self.host = f"127.0.0.1:{free_port()}"
         self.issuer: TokenIssuer | None = None
+        self._mutual = mutual
         self._notify = notify
         self._maxentries = maxentries
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,6 +64,11 @@ class DockerRegistry:
     def ca_file(self) -> str:
         """PEM file of the authority that signed the registry's certificate; empty without TLS."""
         return str(self.directory / "ca" / "ca.crt") if self.tls else ""
+
+    @property
+    def client(self) -> tuple[str, str]:
+        """PEM files of a client certificate and its key."""
+        return str(self.directory / "ca" / "client.cert"), str(self.directory / "ca" / "client.key")
 
     @property
     def pid(self) -> int:
@@ -131,7 +145,14 @@ class DockerRegistry:
             (self.directory / "ca").mkdir(exist_ok=True)
             (self.directory / "ca" / "ca.crt").write_bytes(self._authority.pem)
             certificate, key = self._authority.issue(self.directory)
-            http["tls"] = {"certificate": str(certificate), "key": str(key)}
+            tls: dict[str, object] = {"certificate": str(certificate), "key": str(key)}
+            if self._mutual:
+                # under these names skopeo looks for them
+                made, key_of_client = self._authority.issue_client(self.directory / "ca", "client")
+                Path(made).replace(self.client[0])
+                assert key_of_client == self.client[1]
+                tls["clientcas"] = [self.ca_file]
+            http["tls"] = tls
         configuration: dict[str, object] = {
             "version": "0.1",
             "log": {"level": "warn", "accesslog": {"disabled": True}},
@@ -169,6 +190,8 @@ class DockerRegistry:
 
     def _wait(self) -> None:
         context = ssl.create_default_context(cafile=self.ca_file) if self.tls else None
+        if context is not None and self._mutual:
+            context.load_cert_chain(*self.client)
         end = time.monotonic() + 15
         while time.monotonic() < end:
             assert self._process is not None

@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sensor import events
 from sensor.health.metrics import render
+from sensor.model.delivery import OutboxPart
 from sensor.status import StatusBoard
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -61,3 +62,16 @@ def test_quotas_and_holds_are_gauges() -> None:
     assert found["harborguard_sensor_intake_held", "registry=prod"] == 1
     assert found["harborguard_sensor_quota_limit", "host=hub.example"] == 100
     assert found["harborguard_sensor_quota_remaining", "host=hub.example"] == 42
+
+
+def test_the_outbox_is_counted_by_link_and_state() -> None:
+    board = StatusBoard()
+    part = OutboxPart(link="cp", counts={"waiting": 3, "dead": 1}, bytes=2048, oldest=NOW)
+    board.handle(events.OutboxCounted(at=NOW, parts=(part, OutboxPart(link="former", counts={"dead": 1}, bytes=1))))
+    found = samples(board)
+    assert found["harborguard_sensor_outbox_entries", "link=cp", "state=waiting"] == 3
+    assert found["harborguard_sensor_outbox_bytes", "link=cp"] == 2048
+    assert found["harborguard_sensor_outbox_oldest_timestamp_seconds", "link=cp"] == NOW.timestamp()
+    assert ("harborguard_sensor_outbox_oldest_timestamp_seconds", "link=former") not in found
+    board.handle(events.OutboxCounted(at=NOW, parts=()))
+    assert not any("outbox" in key[0] for key in samples(board)), "what is delivered leaves the picture"

@@ -20,6 +20,7 @@ from sensor.registry.errors import (
 from sensor.registry.kinds import open_registry
 from sensor.registry.port import Registry as Port
 from sensor.secret import InPlace, Secret
+from sensor.tls import ClientRefused
 from tests.fakes.docker_registry import DockerRegistry
 from tests.fakes.images import Built, ImageStore
 from tests.fakes.layers import digest_of, directory, file, layer
@@ -224,3 +225,15 @@ async def test_docker_media_types_keep_their_digest(tmp_path: Path) -> None:
             fetched = await opened.manifest("old", "v1")
             assert (fetched.digest, fetched.media_type) == (built.digest, DOCKER_MANIFEST)
             assert (await opened.head("old", "v1")).digest == built.digest
+
+
+async def test_a_registry_that_wants_a_client_certificate(images: Images, tmp_path: Path) -> None:
+    with DockerRegistry(tmp_path, tls=True, mutual=True) as registry:
+        images.push(registry)
+        certificate, key = registry.client
+        async with client(registry, client_certificate=certificate, client_key=key) as opened:
+            assert (await opened.head("team/app", "v1")).digest == images.app.digest
+        async with client(registry) as opened:
+            with pytest.raises(ClientRefused, match="does not accept us") as raised:
+                await opened.head("team/app", "v1")
+            assert "client_certificate" in raised.value.advice

@@ -37,7 +37,24 @@ def test_an_answer_has_the_jobs_id_and_says_which_scanners_were_not_run() -> Non
         "completed",
     )
     assert body_of(entry)["scan"]["id"] == "job-7"
-    assert "dockle" in entry.error
+    assert body_of(entry)["scan"]["status"] == "PARTIAL"
+    assert entry.error.startswith("compliance is not served: dockle was asked for")
+    assert entry.error.endswith("trivy: vulnerabilities, packages by harborguard-sensor 0.1.0")
+
+
+def test_an_answer_that_lacks_nothing_has_no_text_and_says_in_the_result_who_did_the_work() -> None:
+    job = JobRequest(link="cp", job="job-7", reference="acme/app:1.4", scanners=("trivy",))
+    entry = answer(job, result(finding()), sensor=SENSOR, limits=DEFAULT_LIMITS)
+    assert (entry.error, body_of(entry)["scan"]["status"]) == ("", "SUCCESS")
+    versions = body_of(entry)["sensor"]["scannerVersions"]
+    assert versions["trivy"] == "vulnerabilities, packages by harborguard-sensor 0.1.0"
+    assert versions["harborguard-sensor"] == "0.1.0"
+
+
+def test_remarks_are_for_the_jobs_text_alone() -> None:
+    job = JobRequest(link="cp", job="job-7", reference="acme/app:1.4")
+    entry = answer(job, result(finding()), sensor=SENSOR, limits=DEFAULT_LIMITS, remarks=("found elsewhere",))
+    assert (entry.error, body_of(entry)["scan"]["status"]) == ("found elsewhere", "SUCCESS")
 
 
 def test_a_refusal_says_why_and_has_no_findings() -> None:

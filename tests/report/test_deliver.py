@@ -15,6 +15,7 @@ from sensor.control_plane.links import Link
 from sensor.errors import ControlPlaneError, StateError
 from sensor.limits import Limits
 from sensor.report.deliver import Deliverer
+from sensor.report.desk import try_again
 from sensor.report.document import FailedScan, envelope, failed_envelope
 from sensor.report.outbox import Entry, Kind, NewEntry, Outbox, State, put
 from sensor.report.steps import MOST_HALVES, MOST_STRIKES
@@ -318,7 +319,7 @@ async def test_a_refused_result_is_kept_aside_at_once(bench: Bench, fault: Fault
     await bench.drain()
     assert [entry.state for entry in await bench.outbox.entries("l")] == [State.DEAD, State.DELIVERED]
     assert len(bench.told(events.ResultRefused)) == 1
-    assert await bench.outbox.revive("l", bench.now) == 1
+    assert len(await try_again(bench.storage, bench.now)) == 1
     await bench.drain()
     assert len(bench.plane.standalone) == 2
 

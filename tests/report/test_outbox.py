@@ -1,6 +1,4 @@
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +6,12 @@ import pytest
 
 from sensor.errors import DataError, StateError
 from sensor.limits import Limits
+from sensor.report.desk import mark_exported
 from sensor.report.outbox import KEEP_DELIVERED, Entry, Kind, NewEntry, Outbox, State, new_scan_id, put
 from sensor.storage import Storage, open_storage
 
 NOW = 1_000_000.0
 DAY = 86_400.0
-
-
-@pytest.fixture
-async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
-    opened = await open_storage(tmp_path)
-    yield opened
-    await opened.close()
-
-
-def ids() -> Callable[[], str]:
-    numbers = count(1)
-    return lambda: f"new-{next(numbers)}"
-
-
-@pytest.fixture
-def outbox(storage: Storage) -> Outbox:
-    return Outbox(storage, new_id=ids())
 
 
 def new(digest: str = "sha256:a", kind: Kind = Kind.STANDALONE, **more: Any) -> NewEntry:
@@ -257,17 +239,15 @@ async def test_bytes_are_bounded_refused_first_then_the_oldest_never_jobs(storag
     assert [digest for digest, _ in await states(roomy)] == ["sha256:j"]
 
 
-async def test_refused_results_can_be_tried_again(storage: Storage, outbox: Outbox) -> None:
-    await add(storage, new(), new("sha256:j", kind=Kind.JOB))
-    for entry in await outbox.entries("l"):
-        given = await outbox.give_up(await outbox.begin(entry, NOW), NOW, "no")
-        if given.kind is Kind.JOB:
-            await outbox.finish(given, NOW)
-    assert await outbox.revive("m", NOW) == 0
-    assert await outbox.revive("l", NOW) == 1
-    entry = await outbox.begin(await next_of(outbox), NOW)
-    assert (entry.digest, entry.scan_id, entry.settles_as, entry.strikes) == ("sha256:a", "new-1", State.DELIVERED, 0)
-    assert await outbox.counts() == {("l", State.SENDING): 1, ("l", State.DEAD): 1}
+async def test_an_exported_result_goes_before_one_that_waits(storage: Storage) -> None:
+    body = new_scan_id().encode() * 3
+    await add(storage, *(new(f"sha256:{n}", body=body) for n in "abc"))
+    outbox = Outbox(storage)
+    size, newest = (await outbox.entries("l"))[0].size, (await outbox.entries("l"))[2].id
+    async with storage.transaction() as connection:
+        await mark_exported(connection, [newest], NOW)
+    assert await Outbox(storage, limits=Limits(outbox_bytes=2 * size)).trim(NOW) == (), "it is in a file"
+    assert [digest for digest, _ in await states(outbox)] == ["sha256:a", "sha256:b"]
 
 
 async def test_a_closed_database_is_a_state_error(tmp_path: Path) -> None:

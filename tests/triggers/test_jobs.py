@@ -22,6 +22,7 @@ from sensor.secret import FromFile, InPlace, Secret
 from sensor.storage import Storage, open_storage
 from sensor.triggers.jobs import MOST_CLAIMED, MOST_WAITING, JobPoller
 from sensor.work.queue import TableQueue
+from sensor.work.running import Running, Stopped
 from tests.fakes.control_plane import KEY, FakeControlPlane, Fault
 from tests.fakes.pipeline import Clock, Disk
 
@@ -60,6 +61,7 @@ class Desk:
     told: list[events.Event] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
+    running: Running = field(default_factory=Running)
     rounds: int = 1
 
     async def go(self, rounds: int) -> None:
@@ -95,6 +97,7 @@ async def open_desk(plane: FakeControlPlane, room: Path, **more: Any) -> tuple[D
 
     told: list[events.Event] = []
     answered: list[int] = []
+    running = Running()
     poller = JobPoller(
         ControlPlaneClient(link, transport, limits=Limits(idle_seconds=0.5)),
         storage,
@@ -103,9 +106,10 @@ async def open_desk(plane: FakeControlPlane, room: Path, **more: Any) -> tuple[D
         publish=told.append,
         clock=Clock(),
         answered=lambda: answered.append(1),
+        running=running,
         sleep=sleep,
     )
-    desk = Desk(plane, storage, disk, queue, Outbox(storage), poller, told, answered=answered)
+    desk = Desk(plane, storage, disk, queue, Outbox(storage), poller, told, answered=answered, running=running)
     return desk, transport
 
 
@@ -356,3 +360,63 @@ async def test_stop_waits_for_the_poll_under_way_and_lets_no_other_begin(desk: D
     await running
     assert desk.polls() == 1
     await desk.poller.stop()
+
+
+# --- cancelled ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_job_that_waits_is_taken_out_and_answered(desk: Desk) -> None:
+    first, second = desk.plane.add_job(REFERENCE), desk.plane.add_job("registry.example/team/app:2")
+    assert await desk.poller.poll("agent-1") == 2
+    desk.plane.cancelled = [first.id, "unknown", "job with spaces"]
+    assert await desk.poller.poll("agent-1") == 0
+    item = await desk.queue.take("w", [Lane.NOW])
+    assert item is not None
+    assert isinstance(item.work, JobRequest)
+    assert item.work.job == second.id
+    (entry,) = await desk.outbox.entries("cp")
+    assert (entry.scan_id, entry.outcome, entry.job_error) == (first.id, "failed", "cancelled by the control plane")
+    assert (await desk.envelope())["scan"]["status"] == "FAILED"
+    assert (await desk.envelope())["image"]["ref"] == REFERENCE
+    assert desk.answered == [1]
+    assert await desk.poller.poll("agent-1") == 0, "the server goes on saying so"
+    assert len(await desk.outbox.entries("cp")) == 1
+
+
+async def test_a_job_may_be_cancelled_by_the_poll_that_brings_it(desk: Desk) -> None:
+    desk.plane.cancelled = [desk.plane.add_job(REFERENCE).id]
+    assert await desk.poller.poll("agent-1") == 1
+    assert await desk.queue.take("w", [Lane.NOW]) is None
+    assert len(await desk.outbox.entries("cp")) == 1
+
+
+async def test_a_job_in_work_is_stopped_also_when_it_is_just_beginning(desk: Desk) -> None:
+    job = desk.plane.add_job(REFERENCE)
+    await desk.poller.poll("agent-1")
+    item = await desk.queue.take("w", [Lane.NOW])
+    assert item is not None
+    desk.plane.cancelled = [job.id]
+    await desk.poller.poll("agent-1")
+    with pytest.raises(Stopped):
+        async with asyncio.timeout(5), desk.running.hold(item.key):
+            await asyncio.Event().wait()
+    assert await desk.outbox.entries("cp") == (), "its worker answers"
+
+
+async def test_a_cancelled_job_of_another_link_is_none_of_ours(desk: Desk) -> None:
+    await desk.queue.put(JobRequest(link="other", job="j", reference=REFERENCE), Lane.NOW)
+    desk.plane.cancelled = ["j"]
+    await desk.poller.poll("agent-1")
+    assert (await desk.queue.counts())[Lane.NOW].waiting == 1
+
+
+async def test_a_full_disk_only_puts_a_cancellation_off(desk: Desk) -> None:
+    job = desk.plane.add_job(REFERENCE)
+    await desk.poller.poll("agent-1")
+    desk.plane.cancelled = [job.id]
+    desk.disk.full = True
+    with pytest.raises(StateError):
+        await desk.poller.poll("agent-1")
+    desk.disk.full, desk.plane.cancelled = False, []
+    await desk.poller.poll("agent-1")
+    assert [entry.scan_id for entry in await desk.outbox.entries("cp")] == [job.id]

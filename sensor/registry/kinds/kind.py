@@ -26,7 +26,7 @@ from sensor.registry.programs import PluginCredential
 from sensor.registry.quirks import Quirks
 from sensor.registry.session import Session
 from sensor.registry.terms import Address, CredentialSource, Refusal, Terms, missing_credential, parse_address
-from sensor.route import Route
+from sensor.route import Route, hosts_of
 from sensor.transport import Reply, Retry, Transport
 
 
@@ -50,6 +50,9 @@ class Opening:
             ca_file=self.settings.ca_file or self.http.ca_file,
             proxy=self.settings.proxy or self.http.proxy,
             no_proxy=self.http.no_proxy,
+            client_certificate=self.settings.client_certificate,
+            client_key=self.settings.client_key,
+            client_hosts=hosts_of(self.settings.url, self.settings.api.url, *self.settings.trusted_realms),
         )
 
 
