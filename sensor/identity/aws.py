@@ -29,7 +29,7 @@ from sensor.identity.aws_errors import NO_IDENTITY, VPC, AwsRefused, NoIdentity,
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.reflection import secrets_shown, without_secrets
 from sensor.route import Route
-from sensor.secret import SecretSource, read_secret
+from sensor.secret import Secret, SecretSource, read_secret
 from sensor.tls import stamp_of, tls_context
 from sensor.version import VERSION
 
@@ -133,7 +133,7 @@ class AwsIdentity:
         self._clock = clock
         self._opening = asyncio.Lock()
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "aws")
-        self._shown: deque[str] = deque(maxlen=_MOST_SHOWN)
+        self._shown: deque[Secret] = deque(maxlen=_MOST_SHOWN)
         self._open: _Open | None = None
         self._bundle: str | None = None
         self.via = ""
@@ -228,7 +228,7 @@ class AwsIdentity:
 
     def _discreet(self, error: SensorError) -> SensorError:
         """The error without the secrets that were shown, should the other side have repeated them."""
-        secrets = tuple({*self._shown, *container_tokens(os.environ)})
+        secrets = (*(one.reveal() for one in self._shown), *container_tokens(os.environ))
         error.message = without_secrets(error.message.encode(), secrets).decode()
         error.advice = without_secrets(error.advice.encode(), secrets).decode()
         error.args = (error.message,)
@@ -276,7 +276,7 @@ class AwsIdentity:
         """Remember what a request shows; the SDK calls this before it sends one."""
         headers = {name: v.decode("latin-1") if isinstance(v, bytes) else str(v) for name, v in request.headers.items()}
         body = request.body.encode() if isinstance(request.body, str) else request.body
-        for secret in secrets_shown(headers, body if isinstance(body, bytes) else None):
+        for secret in map(Secret, secrets_shown(headers, body if isinstance(body, bytes) else None)):
             if secret not in self._shown:
                 self._shown.append(secret)
 

@@ -8,6 +8,7 @@ async with twisted(QuayFake)(tmp_path) as fake, Stranger() as stranger:
 from __future__ import annotations
 
 import base64
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -196,29 +197,20 @@ def issued_secrets(fake: Any) -> dict[str, str]:
     return found
 
 
+@functools.cache
 def pieces(secret: str) -> tuple[str, ...]:
-    """What must not be found anywhere: the secret, a piece of a long one, and its base64."""
+    """What must not be found anywhere: the secret, a piece of a long one, the base64 of both, and how they are in JSON."""
     middle = len(secret) // 2
     parts = [secret, *([secret[middle : middle + 40]] if len(secret) > 200 else [])]
-    return (*parts, *(base64.b64encode(part.encode()).decode().rstrip("=") for part in parts))
+    encoded = (base64.b64encode(part.encode()).decode().rstrip("=") for part in parts)
+    return tuple(dict.fromkeys((*parts, *encoded, *(json.dumps(part)[1:-1] for part in parts))))
 
 
 def held(text: str, secrets: Mapping[str, str]) -> list[str]:
     """The secrets (by what they are) that a text holds."""
-    forms = (text, json.loads(f'"{text}"')) if _is_json_text(text) else (text,)
     return [
-        f"{what}: {secret[:60]}"
-        for secret, what in secrets.items()
-        if any(p in f for p in pieces(secret) for f in forms)
+        f"{what}: {secret[:60]}" for secret, what in secrets.items() if any(piece in text for piece in pieces(secret))
     ]
-
-
-def _is_json_text(text: str) -> bool:
-    try:
-        json.loads(f'"{text}"')
-    except ValueError:
-        return False
-    return True
 
 
 def texts_of(seen: Seen) -> Iterator[str]:

@@ -45,6 +45,13 @@ sdk_connections = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWa
 """urllib3, below the SDK of AWS, loses the connection on which a redirect came that it may not follow."""
 
 
+def forget_connections() -> None:
+    """Have those found lost here, and not in the middle of some other test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 def environment(login: Login | Mistake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set what a login has in the environment."""
     for name, value in login.env.items():
@@ -59,10 +66,6 @@ async def opening(settings: Settings, retry: Retry = ONCE, http: Http | None = N
         yield registry
     finally:
         await registry.close()
-        if settings.provider == "ecr":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResourceWarning)
-                gc.collect()
 
 
 @dataclass(slots=True)

@@ -19,7 +19,16 @@ from tests.fakes.proxy import FakeProxy
 from tests.fakes.registries import FAKES
 from tests.fakes.registries.distribution import DistributionFake
 from tests.fakes.registries.provider import Login, ProviderFake, Seen
-from tests.registry.kinds.attacks import QUICK, each, each_fake, environment, everything, opening, sdk_connections
+from tests.registry.kinds.attacks import (
+    QUICK,
+    each,
+    each_fake,
+    environment,
+    everything,
+    forget_connections,
+    opening,
+    sdk_connections,
+)
 
 pytestmark = sdk_connections
 
@@ -268,6 +277,8 @@ async def test_a_stranger_gets_nothing(
         assert given_away(fake, login, stranger) == []
         if name == "manifests" and "127.0.0.1" in fake.settings(login).url:
             assert stranger.seen  # it is followed, with empty hands; from a public registry it is not
+    if fake_type.kind == "ecr":
+        forget_connections()
 
 
 @pytest.mark.parametrize("part", ["/v2/", "/manifests/", "/blobs/"])
