@@ -52,7 +52,8 @@ def calls() -> Iterator[tuple[str, ast.Call, str]]:
 
 
 def test_nothing_forbidden_is_called() -> None:
-    assert [f"{name}:{node.lineno}: {called}" for name, node, called in calls() if called in FORBIDDEN] == []
+    found = {(name, called) for name, _, called in calls() if called in FORBIDDEN}
+    assert found == {("cli/facts.py", "subprocess.run")}, "journalctl, for a support bundle: a list of arguments"
     assert [
         f"{name}:{node.lineno}" for name, node, called in calls() if called.endswith((".extractall", ".extract"))
     ] == []
