@@ -7,20 +7,29 @@
 #
 # Both bases are arguments, so that it can be built from a mirror or from a local base (`make image`): BASE needs Python 3.11 or newer as
 # /usr/bin/python3 or /usr/local/bin/python3, BUILD_BASE the same one with pip and venv. See docs/deploy.md.
+#
+# LOCK=slim leaves the SDKs of clouds out: registries of AWS, Google and Azure are then logged in to with user name and password only.
+# PIP_OPTIONS=--no-index takes wheels from deploy/wheels alone, where deploy/build-image puts them: the build then needs no network.
 ARG BUILD_BASE=docker.io/library/python:3.13-slim-trixie
 ARG BASE=docker.io/library/python:3.13-slim-trixie
 
 FROM ${BUILD_BASE} AS build
+ARG LOCK=runtime
+ARG PIP_OPTIONS=
 WORKDIR /build
-COPY requirements/build.lock requirements/runtime.lock requirements/
+COPY requirements/build.lock requirements/runtime.lock requirements/slim.lock requirements/
+COPY deploy/wheels wheels
 RUN python3 -m venv /opt/harborguard-sensor \
- && /opt/harborguard-sensor/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile --require-hashes \
-    -r requirements/build.lock -r requirements/runtime.lock
+ && /opt/harborguard-sensor/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile ${PIP_OPTIONS} --find-links wheels \
+    --require-hashes -r requirements/build.lock -r requirements/${LOCK}.lock
 COPY pyproject.toml README.md ./
 COPY sensor sensor
-# pip goes last: what runs needs no installer
+# pip goes last: what runs needs no installer. Of botocore's descriptions of 400 services, those stay that are asked.
 RUN /opt/harborguard-sensor/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile --no-deps --no-build-isolation . \
  && /opt/harborguard-sensor/bin/python -m pip uninstall -q -y setuptools pip \
+ && for data in /opt/harborguard-sensor/lib/python3*/site-packages/botocore/data; do [ ! -d "$data" ] || \
+    find "$data" -mindepth 1 -maxdepth 1 -type d ! -name ecr ! -name ecr-public ! -name s3 ! -name sts ! -name sso ! -name sso-oidc ! -name signin \
+      -exec rm -r {} +; done \
  && /opt/harborguard-sensor/bin/python -m compileall -q -j 0 /opt/harborguard-sensor/lib
 
 FROM ${BASE}

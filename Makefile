@@ -1,6 +1,6 @@
 # `make demo` and `make test` need nothing but git, make and python3; each makes .venv itself.
 .POSIX:
-.PHONY: setup dev demo test check bench bench-poll format fresh lock image clean help
+.PHONY: setup dev demo test check audit bench bench-poll format fresh lock image dist clean help
 
 BIN = .venv/bin
 SUITE = bookworm
@@ -28,6 +28,9 @@ check: dev ## static gates, and a smoke run of the built wheel
 	@$(BIN)/lint-imports --no-cache
 	@.ci/wheel
 
+audit: setup ## judge the locked dependencies without a network (ADVISORIES=DIR: a state directory, or OSV's files)
+	@$(BIN)/python .ci/audit $(ADVISORIES)
+
 format: dev ## format and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -45,9 +48,13 @@ fresh: ## prove both commands on a bare Debian root made by debootstrap (needs r
 image: ## build the container image into dist/image from a local base, and prove it (needs root)
 	@.ci/image
 
+dist: dev ## what a site without network needs, in dist: archive, image, SBOMs, checksums; proved without network (needs root)
+	@.ci/dist
+
 lock: dev ## renew the hashed locks from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" pyproject.toml -o requirements/runtime.lock
+	@.ci/slim-lock
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements/dev.lock
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" requirements/build.in -o requirements/build.lock
 	@$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.lock

@@ -1,7 +1,8 @@
-"""The log: one line an event on one stream, as JSON or for people, with secrets masked and hostile text made inert.
+"""The log: one line an event on one stream, as JSON, for journald or for people, with secrets masked and hostile text made inert.
 
 Events are constant strings; what varies stands in fields. Records of the standard library's logging (aiohttp, APScheduler, SQLAlchemy, asyncio's
-unhandled exceptions) take the same way. Leaves what to log to its callers, and results and tables to the command line.
+unhandled exceptions) take the same way. A line that comes again and again within a minute is counted instead of shown. Leaves what to log to
+its callers, and results and tables to the command line.
 """
 
 from __future__ import annotations
@@ -11,19 +12,26 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Literal, TextIO, TypeAlias
 
 import structlog
 
-from sensor.secret import Secret
+from sensor.repeats import Repeats
+from sensor.secret import Secret, without_secrets
 
-_MASK = "***"
+MASK = "***"
+"""What stands in the place of a secret."""
 _MOST_TEXT = 8 * 1024
 """Characters of one value; a traceback may be long, an answer of a server may be endless."""
+_OVERLAP = 4 * 1024
+"""Characters behind the cut that are looked at too: half a secret is no longer recognised."""
 _MOST_ITEMS = 200
 _MOST_NESTED = 6
 _TRACES = ("exception", "stack")
+
+CORRELATION = ("sweep_id", "image_id", "job_id", "rematch_id")
+"""Fields that say which piece of work a line belongs to. They do not make two lines different."""
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _CHATTY = ("aiosqlite", "sqlalchemy", "aiohttp.access", "apscheduler", "asyncio", "botocore", "urllib3", "keyring")
@@ -50,7 +58,7 @@ _SENSITIVE_TEXT = (
         r"\1 ***",
     ),
     (re.compile(r"\b(hg_(?:ak|live|pat|admin)_)[A-Za-z0-9_\-]+"), r"\1***"),
-    (re.compile(r"\beyJ[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*){1,4}"), _MASK),
+    (re.compile(r"\beyJ[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*){1,4}"), MASK),
     (re.compile(r"(://)[^/\s@'\"]+@"), r"\1***@"),
     (
         re.compile(r"(?i)([?&](?:[a-z0-9-]*(?:token|signature|credential)|sig|password|api_?key|code)=)[^&\s'\"]+"),
@@ -63,7 +71,7 @@ _SENSITIVE_TEXT = (
         ),
         r"\1***",
     ),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL), _MASK),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL), MASK),
 )
 _ACTIVE = re.compile(
     # control characters, bidirectional overrides, line separators, lone surrogates, invisible joiners and the byte-order mark
@@ -75,15 +83,19 @@ Fields: TypeAlias = MutableMapping[str, Any]
 
 def configure_logging(
     level: Literal["debug", "info", "warning", "error"],
-    format: Literal["auto", "json", "console"],  # noqa: A002 - the key's own name
+    format: Literal["auto", "json", "console", "journald"],  # noqa: A002 - the key's own name
     stream: TextIO,
 ) -> None:
     """Send all log lines of this process to a stream; may be called again after a reload.
 
-    `auto` means console on a terminal and JSON elsewhere. Times are UTC.
+    `auto` means console on a terminal and JSON elsewhere. `journald` puts the priority in front (sd-daemon(3)) and leaves the time to the
+    journal. Times are UTC.
     """
-    console = format == "console" or (format == "auto" and stream.isatty())
+    global _folding  # noqa: PLW0603 - logging is one for the process, as structlog's own configuration is
+    style = format if format != "auto" else "console" if stream.isatty() else "json"
     threshold = _LEVELS[level]
+    settle_repeats(everything=True)
+    _folding = _Folding(_RENDERERS[style], stream)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -92,7 +104,7 @@ def configure_logging(
             structlog.processors.StackInfoRenderer(),
             structlog.processors.format_exc_info,
             _clean_fields,
-            _render_line if console else _render_json,
+            _folding,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(stream),
@@ -106,6 +118,41 @@ def configure_logging(
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
     logging.captureWarnings(capture=True)
+
+
+def settle_repeats(*, everything: bool = False) -> None:
+    """Show the counts of lines that were not shown and whose minute is over; with `everything`, all counts, because the process ends."""
+    if _folding is not None:
+        _folding.settle(everything=everything)
+
+
+class _Folding:
+    """The last processor: renders a line, or counts it; and with it the counts that are due."""
+
+    def __init__(self, render: Callable[[Fields], str], stream: TextIO) -> None:
+        self._render = render
+        self._stream = structlog.WriteLogger(stream)
+        self._repeats = Repeats()
+
+    def __call__(self, _logger: object, _method: str, fields: Fields) -> str:
+        lines = self._counts()
+        same = {name: value for name, value in fields.items() if name != "timestamp" and name not in CORRELATION}
+        if self._repeats.admit(repr(sorted(same.items())), fields):
+            lines.append(self._render(fields))
+        if not lines:
+            raise structlog.DropEvent
+        return "\n".join(lines)
+
+    def settle(self, *, everything: bool) -> None:
+        for line in self._counts(everything=everything):
+            self._stream.msg(line)
+
+    def _counts(self, *, everything: bool = False) -> list[str]:
+        ended = self._repeats.ended(everything=everything)
+        return [self._render({**fields, "repeated": count}) for count, fields in ended]
+
+
+_folding: _Folding | None = None
 
 
 class Routed(logging.Handler):
@@ -139,9 +186,14 @@ def _clean_trace(value: object) -> str:
 
 
 def _value_of(name: str, value: object, depth: int) -> Any:
-    if _SENSITIVE_NAME.search(name) and value not in (None, "", False, True):
-        return _MASK
+    if is_secret_name(name) and value not in (None, "", False, True):
+        return MASK
     return _clean(value, depth)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what stands under a name is a secret, to judge by the name."""
+    return _SENSITIVE_NAME.search(name) is not None
 
 
 def _clean(value: object, depth: int) -> Any:
@@ -149,9 +201,9 @@ def _clean(value: object, depth: int) -> Any:
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, Secret):
-        return _MASK
+        return MASK
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return clean_text(bytes(value[:_MOST_TEXT]).decode("latin-1"))
+        return clean_text(bytes(value[: _MOST_TEXT + _OVERLAP]).decode("latin-1"))
     if depth < _MOST_NESTED:
         if isinstance(value, Mapping):
             items = list(value.items())[:_MOST_ITEMS]
@@ -167,7 +219,7 @@ def _clean(value: object, depth: int) -> Any:
 def _clean_items(items: list[Any], depth: int) -> list[Any]:
     # ("Authorization", "...") is how header lists show their pairs
     if len(items) == 2 and isinstance(items[0], (str, bytes)) and _SENSITIVE_NAME.search(_plain(items[0])):
-        return [clean_text(_plain(items[0])), _MASK]
+        return [clean_text(_plain(items[0])), MASK]
     return [_clean(item, depth + 1) for item in items]
 
 
@@ -177,10 +229,12 @@ def _plain(key: object) -> str:
 
 def clean_text(text: str) -> str:
     """A text that may be shown on a terminal: bounded, secrets masked, control characters written out (as Python does)."""
-    return _inert(_masked(text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}... ({len(text)} characters)"))
+    shown = _masked(text[: _MOST_TEXT + _OVERLAP])
+    return _inert(shown if len(text) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}... ({len(text)} characters)")
 
 
 def _masked(text: str) -> str:
+    text = without_secrets(text)
     for pattern, replacement in _SENSITIVE_TEXT:
         text = pattern.sub(replacement, text)
     return text
@@ -198,22 +252,35 @@ def _written_out(found: re.Match[str]) -> str:
 
 
 _FIXED = {"timestamp", "level", "event", *_TRACES}
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""Of syslog(3), which the journal has too."""
 
 
-def _render_json(_logger: object, _method: str, fields: Fields) -> str:
+def _render_json(fields: Fields) -> str:
     first = {name: fields[name] for name in ("timestamp", "level", "event") if name in fields}
     return json.dumps({**first, **fields}, ensure_ascii=True, default=str)
 
 
-def _render_line(_logger: object, _method: str, fields: Fields) -> str:
+def _render_line(fields: Fields) -> str:
+    return f"{fields.get('timestamp', '')} {fields.get('level', ''):<8}{_render_text(fields)}"
+
+
+def _render_journald(fields: Fields) -> str:
+    # each line of a traceback is an entry of its own there
+    priority = _PRIORITIES.get(str(fields.get("level", "")), 6)
+    return "\n".join(f"<{priority}>{row}" for row in _render_text(fields).split("\n"))
+
+
+def _render_text(fields: Fields) -> str:
     rest = {name: value for name, value in fields.items() if name not in _FIXED}
     shown = " ".join(f"{name}={_quoted(value)}" for name, value in rest.items())
-    line = f"{fields.get('timestamp', '')} {fields.get('level', ''):<8}{fields.get('event', '')}" + (
-        f"  {shown}" if shown else ""
-    )
+    line = str(fields.get("event", "")) + (f"  {shown}" if shown else "")
     trace = "\n".join(str(fields[name]) for name in _TRACES if name in fields)
     # a traceback is the one value that is worth several lines; they are indented, so none can pass for an event
     return line + "".join(f"\n    {row}" for row in trace.split("\n")) if trace else line
+
+
+_RENDERERS = {"json": _render_json, "console": _render_line, "journald": _render_journald}
 
 
 def _quoted(value: object) -> str:

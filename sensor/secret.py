@@ -1,19 +1,25 @@
 """Secrets that cannot be printed, and the places they come from.
 
 A credential in the configuration is a *source* (keyring, environment, file, literal); `read_secret` turns it into a
-`Secret` at the moment of use, so that a rotated file or keyring entry is noticed without a restart. The only importer of `keyring`.
+`Secret` at the moment of use, so that a rotated file or keyring entry is noticed without a restart. The only importer of `keyring`; where
+the environment names a vault (see `vault`), that is the keyring. What was read is remembered for `without_secrets`, which the log asks.
 """
 
 from __future__ import annotations
 
 import hmac
+import json
 import os
+import re
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, assert_never
+from urllib.parse import quote, quote_plus
 
 from sensor.errors import SecretError
+from sensor.vault import open_vault
 
 _MOST_BYTES = 256 * 1024
 KEYRING_SERVICE = "harborguard-sensor"
@@ -66,9 +72,14 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class FromKeyring:
-    """An entry of the operating system's keyring, stored by `harborguard-sensor secret set NAME`."""
+    """An entry of the operating system's keyring or of the vault, stored by `harborguard-sensor secret set NAME`."""
 
     name: str
+
+
+_VARIABLES: set[str] = set()
+"""Names of the environment variables that a configuration of this process takes secrets from."""
+_OWN_VARIABLES = ("HG_", "HARBORGUARD_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,9 @@ class FromEnv:
     """An environment variable."""
 
     name: str
+
+    def __post_init__(self) -> None:
+        _VARIABLES.add(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +145,7 @@ def read_secret(source: SecretSource) -> Secret:
         empty = isinstance(source, FromFile) or (isinstance(source, FromEnv) and source.name in os.environ)
         message = f"{describe_source(source)} is empty" if empty else f"no secret in {describe_source(source)}"
         raise SecretError(message, "set it, or name another source: {keyring: ...}, {env: ...} or {file: ...}")
+    _SEEN.add(value)
     return Secret(value)
 
 
@@ -154,7 +169,12 @@ def _from_file(name: str) -> str:
         raise SecretError(message) from error
 
 
+_NO_KEYRING = "a machine without a keyring service can use a vault (docs/deploy.md), {file: ...} or {env: ...}"
+
+
 def _from_keyring(name: str) -> str:
+    if (vault := open_vault(os.environ)) is not None:
+        return vault.get(name)
     import keyring  # noqa: PLC0415 - slow to import and rarely used
     from keyring.errors import KeyringError  # noqa: PLC0415
 
@@ -162,15 +182,18 @@ def _from_keyring(name: str) -> str:
         return keyring.get_password(KEYRING_SERVICE, name) or ""
     except (KeyringError, RuntimeError) as error:
         message = f"the keyring cannot be read: {error}"
-        raise SecretError(message, "a machine without a keyring service can use {file: ...} or {env: ...}") from error
+        raise SecretError(message, _NO_KEYRING) from error
 
 
 def store_in_keyring(name: str, value: Secret) -> None:
-    """Keep a secret in the operating system's keyring.
+    """Keep a secret in the vault, if the environment names one, else in the operating system's keyring.
 
     Raises:
-        SecretError: there is no usable keyring.
+        SecretError: there is no usable keyring, or the vault cannot be used.
     """
+    if (vault := open_vault(os.environ)) is not None:
+        vault.set(name, value.reveal())
+        return
     import keyring  # noqa: PLC0415
     from keyring.errors import KeyringError  # noqa: PLC0415
 
@@ -178,15 +201,18 @@ def store_in_keyring(name: str, value: Secret) -> None:
         keyring.set_password(KEYRING_SERVICE, name, value.reveal())
     except (KeyringError, RuntimeError) as error:
         message = f"the keyring cannot be written: {error}"
-        raise SecretError(message, "a machine without a keyring service can use {file: ...} or {env: ...}") from error
+        raise SecretError(message, _NO_KEYRING) from error
 
 
 def delete_from_keyring(name: str) -> None:
-    """Remove a secret from the operating system's keyring.
+    """Remove a secret from the vault, if the environment names one, else from the operating system's keyring.
 
     Raises:
-        SecretError: there is no such entry, or no usable keyring.
+        SecretError: there is no such entry, no usable keyring, or the vault cannot be used.
     """
+    if (vault := open_vault(os.environ)) is not None:
+        vault.delete(name)
+        return
     import keyring  # noqa: PLC0415
     from keyring.errors import KeyringError  # noqa: PLC0415
 
@@ -197,6 +223,81 @@ def delete_from_keyring(name: str) -> None:
         raise SecretError(message) from error
 
 
+def environment_for_others() -> dict[str, str]:
+    """The environment for a program of somebody else: without the variables that hold the sensor's secrets, and without its own."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _VARIABLES and not name.startswith(_OWN_VARIABLES)
+    }
+
+
 def is_private_file(path: Path) -> bool:
     """Whether only its owner can read a file (mode 0600 or stricter), which a literal secret in the configuration demands."""
     return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+# --- what was read must not be shown ----------------------------------------------------------------------------------------------
+
+_SHORTEST = 8
+"""Characters; anything shorter would be found in ordinary words, and the gap would tell what it is."""
+_SHORTEST_LINE = 16
+_MOST_SEEN = 2048
+_LINE_ENDS = re.compile(r"[\r\n]+|\\n")
+
+
+def forms_of(value: str) -> set[str]:
+    """The forms in which a secret may turn up in a text: as it is, in a URL, in JSON, and a key line by line."""
+    whole = value.strip()
+    lines = (line for line in _LINE_ENDS.split(whole) if len(line) >= _SHORTEST_LINE and "-----" not in line)
+    found = set()
+    for part in (whole, *lines):
+        data = part.encode(errors="replace")
+        found |= {part, quote(data), quote(data, safe=""), quote_plus(data), json.dumps(part)[1:-1]}
+    return found
+
+
+class _Seen:
+    """The secrets read last, as a pattern. They stay in memory, where those who use them keep them too; nothing derived from them leaves."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # secrets are read in threads too
+        self._texts: dict[str, None] = {}
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, value: str) -> None:
+        """Remember a secret."""
+        texts = [form for form in forms_of(value) if len(form) >= _SHORTEST]
+        with self._lock:
+            if not all(text in self._texts for text in texts):
+                self._pattern = None
+            for text in texts:
+                self._texts.pop(text, None)  # to the end: those read last are kept
+                self._texts[text] = None
+            while len(self._texts) > _MOST_SEEN:
+                del self._texts[next(iter(self._texts))]
+
+    def masked(self, text: str) -> str:
+        """The text with every one of them replaced."""
+        if len(text) < _SHORTEST or not self._texts:
+            return text
+        if (pattern := self._pattern) is None:
+            with self._lock:
+                # the longest first: one secret may begin with another
+                pattern = re.compile("|".join(map(re.escape, sorted(self._texts, key=len, reverse=True))))
+                self._pattern = pattern
+        return pattern.sub("***", text)
+
+
+_SEEN = _Seen()
+
+
+def without_secrets(text: str) -> str:
+    """A text in which every secret that this process has read lately is `***`, wherever it stands."""
+    return _SEEN.masked(text)
+
+
+def remembered(value: str) -> Secret:
+    """A secret that came from elsewhere than `read_secret`, for example from another program, to be masked like those."""
+    _SEEN.add(value)
+    return Secret(value)

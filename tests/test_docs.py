@@ -26,6 +26,12 @@ from tests.fakes.registries import FAKES
 ROOT = Path(__file__).parents[1]
 REGISTRIES = ROOT / "docs" / "registries.md"
 PROMISES = ROOT / "docs" / "promises.md"
+DEFECTS = ROOT / "docs" / "go-sensor-defects.md"
+SECURITY = ROOT / "docs" / "security.md"
+TESTED = (PROMISES, DEFECTS, SECURITY)
+"""Pages that name the test behind each claim."""
+GO_DEFECTS = {"S": 10, "L": 20, "N": 17, "C": 15, "O": 10}
+"""Defects of each group."""
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/registries/*.md")])
 PROVIDERS = sorted(set(get_args(Registry.model_fields["provider"].annotation)) - {"auto"})
 ON_DISK = {"layout", "archive"}
@@ -163,12 +169,12 @@ def conformance_cases() -> frozenset[str]:
 
 
 def nodes() -> list[Any]:
-    found = {match.group(): match for match in _NODE.finditer(PROMISES.read_text())}
+    found = {match.group(): match for page in TESTED for match in _NODE.finditer(page.read_text())}
     return [pytest.param(match, id=text.strip("`")) for text, match in found.items()]
 
 
 @pytest.mark.parametrize("node", nodes())
-def test_the_tests_behind_promises_exist(node: re.Match[str]) -> None:
+def test_the_tests_behind_claims_exist(node: re.Match[str]) -> None:
     path = ROOT / node["path"]
     assert path.exists()
     if node["name"]:
@@ -178,8 +184,48 @@ def test_the_tests_behind_promises_exist(node: re.Match[str]) -> None:
         assert node["case"] in conformance_cases()
 
 
+@pytest.mark.parametrize("page", TESTED, ids=lambda page: page.name)
+def test_no_test_is_named_in_another_form(page: Path) -> None:
+    assert len(_NODE.findall(page.read_text())) == page.read_text().count("tests/")
+
+
+def rows_of(page: Path) -> list[list[str]]:
+    """The cells of all tables of a page, without headings."""
+    lines = page.read_text().splitlines()
+    tables = [line for line, below in zip(lines, [*lines[1:], ""], strict=True) if not below.startswith("|---")]
+    # `\\|` is no border
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in tables
+        if line.startswith("|") and not line.startswith("|---")
+    ]
+
+
+def test_the_defects_of_the_go_sensor_are_all_answered() -> None:
+    rows = rows_of(DEFECTS)
+    numbers = [f"{group}{number}" for group, count in GO_DEFECTS.items() for number in range(1, count + 1)]
+    assert len(numbers) == 72
+    assert [row[0] for row in rows] == numbers
+    for row in rows:
+        assert len(row) == 4, row
+        assert all(row), row
+        assert _NODE.search(row[3]), row
+    # what is open is said in the row, with the part of the plan that covers it, and once more at the top
+    still = [row[0] for row in rows if "**Open**" in row[2]]
+    assert all(re.search(r"\*\*Open\*\*: .*\(plan: .+\)", row[2]) for row in rows if row[0] in still)
+    (told,) = re.findall(r"^\*\*Open now\*\*: (.*)\.$", DEFECTS.read_text(), re.MULTILINE)
+    assert re.findall(r"\b[A-Z]\d+\b", told) == still
+
+
+def test_every_claim_about_security_has_a_test() -> None:
+    claims = [row for row in rows_of(SECURITY) if len(row) == 2]
+    assert len(claims) > 50
+    for claim, shown in claims:
+        assert claim
+        assert _NODE.search(shown), claim
+
+
 def test_every_promise_says_how_it_is_kept() -> None:
-    assert len(_NODE.findall(PROMISES.read_text())) == PROMISES.read_text().count("`tests/")
     promises = PROMISES.read_text().partition("## 2.")[0]
     rows = [line.strip("|").split(" | ") for line in promises.splitlines() if re.match(r"\| (?!promise)", line)]
     assert len(rows) > 80

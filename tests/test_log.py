@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -15,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from sensor.log import clean_text, configure_logging
-from sensor.secret import Secret
+from sensor.log import clean_text, configure_logging, settle_repeats
+from sensor.secret import FromFile, Secret, read_secret
 
 HIDDEN = "hunter2-Zm9vYmFy"
 
@@ -32,6 +33,7 @@ def restored() -> Iterator[None]:
         if isinstance(logger, logging.Logger)
     }
     yield
+    settle_repeats(everything=True)  # into this test's stream, not into the next one's
     logging.captureWarnings(capture=False)
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -52,7 +54,7 @@ class Lines(io.StringIO):
         return [json.loads(line) for line in self.getvalue().splitlines()]
 
 
-def logged(style: Literal["json", "console"] = "json", **fields: Any) -> str:
+def logged(style: Literal["json", "console", "journald"] = "json", **fields: Any) -> str:
     stream = Lines()
     configure_logging("debug", style, stream)
     structlog.get_logger().info("image scanned", **fields)
@@ -330,3 +332,93 @@ def test_any_value_becomes_one_line_of_json(value: Any) -> None:
     line = logged(value=value)
     assert line.count("\n") == 1
     assert json.loads(line)["event"] == "image scanned"
+
+
+# --- journald ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_journal_gets_priorities_and_no_time() -> None:
+    stream = Lines()
+    configure_logging("debug", "journald", stream)
+    logger = structlog.get_logger()
+    for level in ("debug", "info", "warning", "error", "critical"):
+        getattr(logger, level)("image scanned", digest="sha256:0", words="two words")
+    assert stream.getvalue().splitlines() == [
+        f'<{priority}>image scanned  digest=sha256:0 words="two words"' for priority in (7, 6, 4, 3, 2)
+    ]
+
+
+def test_each_line_of_a_traceback_has_the_priority() -> None:
+    stream = Lines()
+    configure_logging("info", "journald", stream)
+    try:
+        raise ValueError("first\n<0>forged")
+    except ValueError:
+        structlog.get_logger().exception("it failed")
+    rows = stream.getvalue().splitlines()
+    assert rows[0] == "<3>it failed"
+    assert len(rows) > 3
+    assert all(row.startswith("<3>    ") for row in rows[1:])
+
+
+# --- secrets that were read -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["json", "console", "journald"])
+def test_a_secret_that_was_read_is_masked_without_a_telling_name(
+    tmp_path: Path, style: Literal["json", "console", "journald"]
+) -> None:
+    file = tmp_path / "s"
+    file.write_text('pa"ss/word-of-4711')
+    secret = read_secret(FromFile(str(file))).reveal()
+    line = logged(style, greeting=f"login {secret} failed", nested=[{"x": secret}], raw=secret.encode())
+    assert secret not in line
+    assert json.dumps(secret)[1:-1] not in line
+    assert line.count("***") == 3
+
+
+def test_a_secret_on_the_edge_of_what_is_shown_is_masked_too(tmp_path: Path) -> None:
+    file = tmp_path / "s"
+    file.write_text("edge-of-the-world-secret")
+    secret = read_secret(FromFile(str(file))).reveal()
+    for before in range(8 * 1024 - len(secret), 8 * 1024 + 1):
+        shown = clean_text("x" * before + secret + "y" * 100_000)
+        assert "edge" not in shown
+        assert shown.endswith(" characters)")
+
+
+# --- repeats ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_that_repeats_is_counted() -> None:
+    stream = Lines()
+    configure_logging("info", "json", stream)
+    logger = structlog.get_logger()
+    for _ in range(40):
+        logger.warning("work waits", error="disk full")
+    logger.warning("work waits", error="another reason")
+    assert [row["error"] for row in stream.rows()] == ["disk full"] * 5 + ["another reason"]
+    settle_repeats(everything=True)
+    row = stream.rows()[-1]
+    assert (row["event"], row["error"], row["level"], row["repeated"]) == ("work waits", "disk full", "warning", 35)
+    settle_repeats(everything=True)
+    assert len(stream.rows()) == 7
+
+
+def test_which_work_a_line_belongs_to_makes_no_other_line() -> None:
+    stream = Lines()
+    configure_logging("info", "json", stream)
+    for number in range(10):
+        structlog.get_logger().warning("host is slow", host="a.example", image_id=str(number))
+        structlog.get_logger().warning("image is odd", digest=str(number))
+    events = [row["event"] for row in stream.rows()]
+    assert (events.count("host is slow"), events.count("image is odd")) == (5, 10)
+
+
+def test_a_change_of_the_configuration_loses_no_count() -> None:
+    stream = Lines()
+    configure_logging("info", "json", stream)
+    for _ in range(8):
+        structlog.get_logger().warning("work waits")
+    configure_logging("info", "json", Lines())
+    assert stream.rows()[-1]["repeated"] == 3

@@ -1,7 +1,9 @@
 import copy
+import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import keyring
 import pytest
@@ -19,8 +21,11 @@ from sensor.secret import (
     describe_source,
     is_private_file,
     read_secret,
+    remembered,
     store_in_keyring,
+    without_secrets,
 )
+from sensor.vault import KEY_FILE_VARIABLE, VAULT_VARIABLE, write_new_key
 
 HIDDEN = "hunter2"
 
@@ -194,3 +199,87 @@ def test_private_files(tmp_path: Path, mode: int, private: bool) -> None:
     file.touch()
     file.chmod(mode)
     assert is_private_file(file) is private
+
+
+@pytest.fixture
+def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A vault that the environment names, and its key elsewhere."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "etc").mkdir()
+    key = tmp_path / "etc" / "vault-key"
+    write_new_key(key)
+    path = tmp_path / "state" / "secrets.vault"
+    monkeypatch.setenv(VAULT_VARIABLE, str(path))
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(key))
+    return path
+
+
+def test_where_there_is_a_vault_it_is_the_keyring(ring: MemoryKeyring, vault: Path) -> None:
+    store_in_keyring("prod", Secret(HIDDEN))
+    assert ring.entries == {}
+    assert vault.is_file()
+    assert read_secret(FromKeyring("prod")) == Secret(HIDDEN)
+    delete_from_keyring("prod")
+    with pytest.raises(SecretError, match="no secret in keyring entry 'prod'"):
+        read_secret(FromKeyring("prod"))
+    with pytest.raises(SecretError, match="there is no entry 'prod'"):
+        delete_from_keyring("prod")
+
+
+def test_a_vault_that_cannot_be_opened_does_not_fall_back(
+    ring: MemoryKeyring, vault: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring.entries["harborguard-sensor", "prod"] = HIDDEN
+    monkeypatch.delenv(KEY_FILE_VARIABLE)
+    for use in (
+        lambda: read_secret(FromKeyring("prod")),
+        lambda: store_in_keyring("prod", Secret("x")),
+        lambda: delete_from_keyring("prod"),
+    ):
+        with pytest.raises(SecretError, match="has no key"):
+            use()
+    assert ring.entries
+
+
+@pytest.mark.parametrize(
+    "secret", ["correct horse/battery+staple?", 'quote"and\\slash', "zürich-1234", "  padded secret  ", "12345678"]
+)
+def test_what_was_read_is_masked_wherever_it_stands(tmp_path: Path, secret: str) -> None:
+    file = tmp_path / "s"
+    file.write_text(secret)
+    assert read_secret(FromFile(str(file))).reveal() == secret
+    shown = without_secrets(
+        f"before {secret.strip()} after https://h/?q={quote(secret.strip(), safe='')} {json.dumps([secret])}"
+    )
+    assert shown.startswith("before *** after https://h/?q=*** ")
+    assert secret.strip() not in shown
+    assert json.dumps(secret.strip())[1:-1] not in shown
+
+
+def test_each_line_of_a_key_is_masked(tmp_path: Path) -> None:
+    file = tmp_path / "s"
+    file.write_text("-----BEGIN PRIVATE KEY-----\nQUJDREVGR0hJSktMTU5PUFFS\nc2hvcnQ=\n-----END PRIVATE KEY-----\n")
+    read_secret(FromFile(str(file)))
+    assert without_secrets("x QUJDREVGR0hJSktMTU5PUFFS y") == "x *** y"
+    assert without_secrets("-----BEGIN PRIVATE KEY-----") == "-----BEGIN PRIVATE KEY-----"
+
+
+def test_a_short_secret_is_not_looked_for(tmp_path: Path) -> None:
+    file = tmp_path / "s"
+    file.write_text("docker")
+    read_secret(FromFile(str(file)))
+    assert without_secrets("docker.io answers") == "docker.io answers"
+
+
+def test_of_two_secrets_the_longer_one_is_masked_whole(tmp_path: Path) -> None:
+    for text in ("abcdefgh-beginning", "abcdefgh-beginning-and-more"):
+        (tmp_path / "s").write_text(text)
+        read_secret(FromFile(str(tmp_path / "s")))
+    assert without_secrets("<abcdefgh-beginning-and-more>") == "<***>"
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for number in range(2100):
+        assert remembered(f"secret-number-{number:04}").reveal().endswith(str(number))
+    assert without_secrets("secret-number-2099") == "***"
+    assert without_secrets("secret-number-0001") == "secret-number-0001"

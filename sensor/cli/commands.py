@@ -26,7 +26,8 @@ COMMANDS = {
     "pause": "Scan no new image of a registry until `resume`.",
     "resume": "Scan the new images of a registry again.",
     "advisories": "Look after the advisory database: status, update, import.",
-    "secret": "Keep credentials in the operating system's keyring: set, list, delete.",
+    "secret": "Keep credentials in the keyring or in an encrypted vault: set, list, delete.",
+    "support": "Write an archive for a support ticket, without secrets.",
     "demo": "Run everything on this machine, with no configuration.",
     "console": "Run the control-plane side, for sites without HarborGuard.",
 }

@@ -42,6 +42,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "secret set production",
         "secret list --config config.yaml",
         "secret delete production",
+        "secret new-key /etc/harborguard-sensor/vault-key",
+        "secret rekey",
+    ),
+    "support": (
+        "support --config /etc/harborguard-sensor/config.yaml",
+        "support --no-test --output ticket.tar.gz",
     ),
     "demo": (
         "demo",

@@ -9,10 +9,10 @@ from pathlib import Path
 from sensor.cli.options import ConfigOption, load, show_warnings
 from sensor.cli.output import reporting_errors
 from sensor.config.load import Loaded
+from sensor.daemon.announce import Announcer
 from sensor.daemon.app import build_app
-from sensor.daemon.journal import log_event
 from sensor.daemon.run import Daemon
-from sensor.log import configure_logging
+from sensor.log import configure_logging, settle_repeats
 
 
 def run(config: ConfigOption = None) -> None:
@@ -24,9 +24,12 @@ def run(config: ConfigOption = None) -> None:
         loaded = load(config, required=True)
         configure_logging(loaded.config.logging.level, loaded.config.logging.format, sys.stderr)
         show_warnings(loaded)
-        asyncio.run(_run(loaded, config))
+        try:
+            asyncio.run(_run(loaded, config))
+        finally:
+            settle_repeats(everything=True)
 
 
 async def _run(loaded: Loaded, path: Path | None) -> None:
-    async with build_app(loaded.config, listeners=(log_event,)) as app:
+    async with build_app(loaded.config, listeners=(Announcer(),)) as app:
         await Daemon(app, reload=lambda: load(path, required=True)).run()

@@ -129,7 +129,8 @@ def scan(
 ) -> None:
     """Scan one image: what is in it, and what is vulnerable in it. Layers and inventories are kept, so a second scan reads no layer.
 
-    A registry of the configuration is used with its credentials; any other one anonymously. Without an advisory database the result is
+    A registry of the configuration is used with its credentials; any other one anonymously, or as this machine where that is in a cloud and
+    the registry is the cloud's. Without an advisory database the result is
     PARTIAL: see `advisories`. Exit status 3 when the image could not be judged; with `--output json` or `envelope` there is a document all
     the same, with status FAILED.
     """

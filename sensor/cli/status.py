@@ -42,7 +42,7 @@ def status(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT
             raise ConfigError(
                 "health.listen is off, so the sensor cannot be asked", "set health.listen to 127.0.0.1:9180"
             )
-        body = asyncio.run(_ask(f"http://{listen}{'/healthz' if probe else '/status'}"))
+        body = asyncio.run(ask(f"http://{listen}{'/healthz' if probe else '/status'}"))
         if probe:
             return
         snapshot = _parse(body)
@@ -52,7 +52,12 @@ def status(config: ConfigOption = None, output: OutputOption = OutputFormat.TEXT
         show(snapshot, datetime.now(UTC))
 
 
-async def _ask(url: str) -> bytes:
+async def ask(url: str) -> bytes:
+    """What the health endpoint answers.
+
+    Raises:
+        NetworkError: nobody answers there, or not with a 200.
+    """
     transport = Transport()
     try:
         reply = await transport.fetch("GET", url, retry=NO_RETRY)

@@ -39,7 +39,7 @@ def test(
     with reporting_errors(output):
         loaded = load(config, required=target is None)
         chosen = (_named(loaded.config, target, insecure=insecure),) if target else loaded.config.registries
-        reports = asyncio.run(_check_all(loaded.config, chosen))
+        reports = asyncio.run(check_all(loaded.config, chosen))
     if output is OutputFormat.JSON:
         print_json([describe_report(report) for report in reports])
     else:
@@ -62,7 +62,8 @@ def _named(config: Config, target: str, *, insecure: bool) -> Registry:
     return registry
 
 
-async def _check_all(config: Config, registries: tuple[Registry, ...]) -> list[Report]:
+async def check_all(config: Config, registries: tuple[Registry, ...]) -> list[Report]:
+    """What Test Connection says of each registry, one after the other."""
     return [await _check(config, settings) for settings in registries]
 
 

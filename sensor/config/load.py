@@ -24,6 +24,7 @@ from sensor.config.validate import find_problems
 from sensor.errors import ConfigError
 from sensor.limits import MIB
 from sensor.secret import is_private_file
+from sensor.vault import key_beside_data
 
 _MOST_BYTES = 1 * MIB
 _MOST_NODES = 50_000
@@ -89,6 +90,8 @@ def load_config(
             message = f"there is no configuration file {path}" if path else "no configuration file was named"
             raise ConfigError(message, "write one (see config.example.yaml), or set HARBORGUARD_URL and REGISTRY_URL")
     config = None if draft.problems and not draft.raw else _build(draft, examine, private=_is_private(path, text))
+    if config is not None and (complaint := key_beside_data(environ, Path(config.state.directory))):
+        draft.problems.append(Problem(("state", "directory"), f"{complaint}; keep it elsewhere"))
     if config is None or draft.problems:
         raise _invalid(draft, path if text is not None else None)
     sources = tuple(f"{show_path(key)} from {name}" for key, name in draft.sources.items())

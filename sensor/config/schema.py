@@ -225,8 +225,8 @@ class Logging(Section):
     """Log lines go to stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "console"] = "auto"
-    """auto: console on a terminal, JSON elsewhere."""
+    format: Literal["auto", "json", "console", "journald"] = "auto"
+    """auto: console on a terminal, JSON elsewhere. journald: text behind the priority that the journal takes off."""
 
 
 class Config(Section):

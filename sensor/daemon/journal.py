@@ -39,8 +39,8 @@ _LINES: dict[type[events.Event], tuple[int, str]] = {
 """Every event has a line; a test keeps the table complete."""
 
 
-def log_event(event: events.Event) -> None:
-    """One log line for one event; an event that carries an error is at least a warning."""
+def log_event(event: events.Event, *, is_old: bool = False) -> None:
+    """One log line for one event; an event that carries an error is at least a warning, and one that says what was said is for debugging."""
     level, text = _LINES[type(event)]
     if isinstance(event, events.ConfigReloaded) and event.error:
         level, text = logging.ERROR, "configuration kept"
@@ -52,4 +52,4 @@ def log_event(event: events.Event) -> None:
     }
     if fields.get("error"):
         level = max(level, logging.WARNING)
-    log.log(level, text, **fields)
+    log.log(logging.DEBUG if is_old else level, text, **fields)

@@ -21,6 +21,7 @@ from sensor import events
 from sensor.advisories.update import update
 from sensor.config.load import Loaded
 from sensor.config.schema import Config, Schedule
+from sensor.daemon.announce import forget_work, name_work
 from sensor.daemon.app import App
 from sensor.daemon.notify import feed_watchdog, notify, watchdog_seconds
 from sensor.daemon.pauses import follow_pauses
@@ -195,6 +196,7 @@ class Daemon:
                 await queue.wait(_IDLE_SECONDS, woken)
                 continue
             self._held.add(item)
+            name_work(item.work)
             try:
                 await self._do(item)
             except asyncio.CancelledError:
@@ -214,6 +216,7 @@ class Daemon:
                 await self._let_go(item, queue.retry(item, self._app.clock() + pause, error.message))
             finally:
                 self._held.discard(item)
+                forget_work()
 
     async def _let_go(self, item: Item, ending: Awaitable[bool]) -> None:
         """Give an item back, or away. If the state database does not let it, the item comes back when its lease has run out."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from sensor.config.schema import Config, Registry
 from sensor.control_plane import wire
@@ -20,6 +21,7 @@ from sensor.pacing import Budgets
 from sensor.registry.kinds import open_registry
 from sensor.registry.port import Registry as Client
 from sensor.registry.port import covers
+from sensor.registry.tokens import is_forbidden_target, is_loopback_host, is_private_host
 from sensor.version import VERSION
 
 _MOST_ANONYMOUS = 64
@@ -70,8 +72,8 @@ class ConfiguredSites:
         """The registry that serves a reference of a job: one that reports over the job's link.
 
         Several may share a host: the one with the narrowest namespace that holds the repository has the credential for it. Over the default
-        link, a host that is not configured at all is asked without credentials. No link reaches a registry of another link: the two may belong
-        to different organisations.
+        link, a host that is not configured at all is asked without credentials, where `_refuse_host` lets it pass. No link reaches a registry
+        of another link: the two may belong to different organisations.
 
         Raises:
             ConfigError: no registry of the link has that host and repository, and the link may not go elsewhere.
@@ -93,7 +95,11 @@ class ConfiguredSites:
             what = f"{reference.registry}/{reference.repository}" if named else reference.registry
             message = f"{what} is not one of this link's registries ({mine or 'it has none'})"
             raise ConfigError(message, "add the registry to the sensor's configuration, under this control plane")
-        anonymous = Registry(name="anonymous", url=f"https://{reference.registry}")
+        if reason := _refuse_host(reference.registry, found.url):
+            message = f"{reference.registry} is {reason}, and it is not configured"
+            raise ConfigError(message, "if that is meant, add the registry to the sensor's configuration")
+        # not even as the machine that it is in a cloud: what that may read was not given to the control plane
+        anonymous = Registry(name="anonymous", url=f"https://{reference.registry}", auth="anonymous")
         return anonymous, await self._anonymous_client(anonymous, reference.registry.lower())
 
     def platforms(self, settings: Registry) -> tuple[Platform, ...]:
@@ -167,6 +173,22 @@ class ConfiguredSites:
             connections_per_host=self.config.concurrency.connections_per_host,
             budgets=self.budgets,
         )
+
+
+def _refuse_host(host: str, plane: str) -> str:
+    """Why a host that only a job names must not be asked, or "": the rules for redirects and realms, with the control plane in the registry's place.
+
+    A control plane outside must not have this machine look around inside. Names are judged by their looks, not by what they resolve to.
+    """
+    named = urlsplit(f"//{host}").hostname or ""
+    own = urlsplit(plane).hostname or ""
+    if is_forbidden_target(f"https://{host}"):
+        return "a link-local or metadata address"
+    if is_loopback_host(named) and not is_loopback_host(own):
+        return "an address of this machine"
+    if is_private_host(named) and not is_private_host(own):
+        return "a private address that a control plane outside has named"
+    return ""
 
 
 def changes_between(before: Config, after: Config) -> tuple[str, ...]:

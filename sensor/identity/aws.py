@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from sensor.config.logins import Aws, AwsRole
 from sensor.errors import ConfigError, NetworkError, SecretError, SensorError
 from sensor.identity.aws_errors import NO_IDENTITY, VPC, AwsRefused, NoIdentity, container_tokens, translate
+from sensor.identity.sdk import AWS, importing
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.reflection import secrets_shown, without_secrets
 from sensor.route import Route
@@ -207,8 +208,9 @@ class AwsIdentity:
         """Do something with the SDK. Its exceptions, and those of Python that it lets through, become SensorErrors."""
 
         def translated() -> _T:
-            import botocore.exceptions as sdk  # noqa: PLC0415 - only a site with AWS pays for it
-            from botocore.parsers import ResponseParserError  # noqa: PLC0415
+            with importing(AWS):
+                import botocore.exceptions as sdk  # noqa: PLC0415 - only a site with AWS pays for it
+                from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
             try:
                 return work()

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from sensor.config.logins import Azure
 from sensor.errors import ConfigError, NetworkError, SecretError, SensorError
+from sensor.identity.sdk import AZURE, importing
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.route import Route
 from sensor.secret import Secret, read_secret
@@ -176,9 +177,10 @@ class AzureIdentity:
 
     def _build(self) -> AsyncTokenCredential:
         """Import the SDK and make the credential object. Slow: runs in a thread."""
-        from azure.identity import aio  # noqa: PLC0415
+        with importing(AZURE):
+            from azure.identity import aio  # noqa: PLC0415
 
-        from sensor.identity.azure_pipeline import Pipe  # noqa: PLC0415
+            from sensor.identity.azure_pipeline import Pipe  # noqa: PLC0415
 
         settings = self._settings
         entra: dict[str, Any] = {"transport": Pipe(self._transport), "retry_connect": 1}

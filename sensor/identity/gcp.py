@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from sensor.config.logins import Gcp
 from sensor.errors import NetworkError, SecretError, SensorError
+from sensor.identity.sdk import GOOGLE, importing
 from sensor.limits import DEFAULT_LIMITS, Limits
 from sensor.route import Route
 from sensor.secret import Secret, read_secret
@@ -213,9 +214,10 @@ class GoogleIdentity:
     def _work(
         self, loaded: Loaded | None, transport: Transport, loop: asyncio.AbstractEventLoop, stop: threading.Event
     ) -> Loaded | None:
-        from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415 - a site without Google does not pay for it
+        with importing(GOOGLE):
+            from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415 - a site without Google does not pay for it
 
-        from sensor.identity import gcp_credentials, gcp_pipe  # noqa: PLC0415
+            from sensor.identity import gcp_credentials, gcp_pipe  # noqa: PLC0415
 
         pipe = gcp_pipe.Pipe(transport, loop, self._seconds, stop)
         settings = self._settings

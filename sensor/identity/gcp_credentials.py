@@ -23,6 +23,7 @@ from google.oauth2 import service_account
 
 from sensor.errors import SecretError
 from sensor.identity.gcp_pipe import Pipe, metadata_address
+from sensor.identity.sdk import AWS, importing
 from sensor.route import Route
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform.read-only"
@@ -187,7 +188,8 @@ class AwsSupplier(aws.AwsSecurityCredentialsSupplier):
 
     def get_aws_security_credentials(self, _context: Any, _request: Any) -> Any:
         """Keys and session token as they are now."""
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only who federates AWS pays for it
+        with importing(AWS):
+            from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only who federates AWS pays for it
 
         try:
             found = self._find().get_frozen_credentials()

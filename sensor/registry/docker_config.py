@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from sensor.model.reference import DOCKER_HUB
 from sensor.registry.errors import inert
 from sensor.registry.login import Basic, Credential
 from sensor.registry.programs import IDENTITY_TOKEN, ask_helper
-from sensor.secret import Secret
+from sensor.secret import Secret, remembered
 
 _MOST_BYTES = 1 << 20
 _HUB_KEY = "https://index.docker.io/v1/"
@@ -114,6 +115,19 @@ def config_path(configured: str) -> Path:
     return Path(directory or Path.home() / ".docker") / "config.json"
 
 
+def secrets_in(settings: DockerConfig) -> Iterator[str]:
+    """Everything secret that stands in the file, whichever registry it is for; nothing where the file cannot be read."""
+    try:
+        entries = (_load(config_path(settings.path)).auths or {}).values()
+    except SecretError:
+        return
+    for entry in entries:
+        if entry is not None:
+            yield from (entry.auth, entry.password, entry.identitytoken)
+            with contextlib.suppress(ValueError):
+                yield base64.b64decode(entry.auth).decode().partition(":")[2].strip("\0")
+
+
 def _load(path: Path) -> _File:
     try:
         with path.open("rb") as file:
@@ -183,13 +197,13 @@ def _from_entry(entry: _Entry, key: str, path: Path) -> Credential:
         password = password.strip("\0")
     if entry.identitytoken:
         return _from_identity_token(key, entry.identitytoken, path, name)
-    return Basic(username=name, password=Secret(password))
+    return Basic(username=name, password=remembered(password))
 
 
 def _from_identity_token(server: str, token: str, path: Path, name: str = _ACR_USER) -> Credential:
     """An OAuth2 refresh token. Azure's registries take theirs as a password of a user of zeroes; for others there is no such way."""
     host = server.removeprefix("https://").partition("/")[0]
     if name == _ACR_USER and re.search(r"\.azurecr\.(io|cn|us)$", host):
-        return Basic(username=_ACR_USER, password=Secret(token))
+        return Basic(username=_ACR_USER, password=remembered(token))
     message = f"{path} holds an identity token for {server}, which this registry's login has no use for"
     raise SecretError(message, "log in with a user name and an access token instead of through a browser")

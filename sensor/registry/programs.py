@@ -1,7 +1,7 @@
 """Credentials from other programs: docker's credential helpers, and plug-ins that speak the kubelet's exec protocol.
 
 A program runs only if the configuration names it. It gets its question on stdin and answers JSON on stdout; what it says on stderr is
-not shown, because nobody knows what is in there. Time and size are bounded.
+not shown, because nobody knows what is in there. Time and size are bounded. It inherits the environment without the sensor's own secrets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sensor.config.logins import CredentialPlugin
 from sensor.errors import SecretError
 from sensor.registry.errors import inert
 from sensor.registry.login import Basic, Credential
-from sensor.secret import Secret
+from sensor.secret import Secret, environment_for_others, remembered
 
 _MOST_OUTPUT = 64 * 1024
 _HELPER_SECONDS = 30.0
@@ -66,7 +66,7 @@ async def run(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **(environment or {})},
+            env={**environment_for_others(), **(environment or {})},
             limit=_MOST_OUTPUT,
             start_new_session=True,
         )
@@ -119,7 +119,7 @@ async def ask_helper(name: str, server: str) -> tuple[str, Secret] | None:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"{command} answered something else than a credential"
         raise SecretError(message, "update the helper") from error
-    return (answer.Username, Secret(answer.Secret)) if answer.Secret else None
+    return (answer.Username, remembered(answer.Secret)) if answer.Secret else None
 
 
 class PluginCredential:
@@ -176,7 +176,7 @@ class PluginCredential:
             )
             self.missing = f"the credential plug-in {plugin.command} gives no credential for {self._image}{others}"
             return None, seconds
-        return Basic(username=found.username, password=Secret(found.password)), seconds
+        return Basic(username=found.username, password=remembered(found.password)), seconds
 
 
 def best_match(entries: Mapping[str, _PluginAuth], image: str) -> _PluginAuth | None:

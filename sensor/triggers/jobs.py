@@ -24,6 +24,7 @@ from sensor.errors import ControlPlaneError, SecretError, StateError
 from sensor.events import Publish
 from sensor.judge import rfc3339
 from sensor.model.request import Lane
+from sensor.repeats import States
 from sensor.report.document import FailedScan, failed_envelope
 from sensor.report.entries import Kind, NewEntry, put
 from sensor.storage import Storage
@@ -74,6 +75,7 @@ class JobPoller:
         self._sleep = sleep
         self._claimed: tuple[wire.Job, ...] = ()
         """Claimed and not stored yet."""
+        self._states = States()
         self._stopping = False
         self._between = asyncio.Event()
         self._between.set()
@@ -94,11 +96,16 @@ class JobPoller:
             try:
                 claimed = await self.poll(membership.agent)
                 failures = 0
+                if self._states.change("poll", ""):
+                    log.info("job poll recovered", link=self._client.link.name)
             except (ControlPlaneError, SecretError, StateError) as error:
                 # a server in demo mode hands out jobs but takes no answers: polling it would only lose them
                 failures = 10 if isinstance(error, Forbidden) else failures + 1
                 claimed = 0
-                log.warning("job poll failed", link=self._client.link.name, error=error.message, advice=error.advice)
+                if self._states.change("poll", error.message):
+                    log.warning(
+                        "job poll failed", link=self._client.link.name, error=error.message, advice=error.advice
+                    )
             finally:
                 self._between.set()
             # jitter, so that sensors do not poll in step and starve each other; at once after work, which may have more behind it

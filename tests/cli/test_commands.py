@@ -4,7 +4,7 @@ from typer.testing import CliRunner
 from sensor.cli.commands import app
 from tests.cli.conftest import Run
 
-COMMANDS = ("run", "scan", "test", "plan", "check", "status", "advisories", "secret", "demo", "console")
+COMMANDS = ("run", "scan", "test", "plan", "check", "status", "advisories", "secret", "support", "demo", "console")
 
 
 def test_help_lists_every_command_and_the_exit_codes(run: Run) -> None:

@@ -1,3 +1,5 @@
+import json
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -13,11 +15,11 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path, machine_layout: Path) -> Write:
-    def make(*, listen: str = "127.0.0.1:0", state: str = "state") -> Path:
+    def make(*, listen: str = "127.0.0.1:0", state: str = "state", style: str = "auto") -> Path:
         path = tmp_path / "sensor.yaml"
         path.write_text(
             f"registries: [{{name: demo, url: 'oci:{machine_layout}', schedule: manual}}]\n"
-            f"health: {{listen: '{listen}'}}\nstate: {{directory: {tmp_path / state}}}\n"
+            f"health: {{listen: '{listen}'}}\nstate: {{directory: {tmp_path / state}}}\nlogging: {{format: {style}}}\n"
         )
         return path
 
@@ -31,6 +33,29 @@ def test_the_daemon_runs_until_it_is_told_to_end(write: Write, number: signal.Si
         assert sensor.end(number) == 0
         assert sensor.out == []
         assert '"stopped"' in sensor.err[-1]
+
+
+def test_lines_say_which_work_they_belong_to(write: Write) -> None:
+    with running("run", "--config", str(write())) as sensor:
+        sensor.wait_for("sensor started")
+        os.kill(sensor.pid, signal.SIGUSR1)
+        sensor.wait_for("image scanned")
+        assert sensor.end(signal.SIGTERM) == 0
+    rows = [json.loads(line) for line in sensor.err]
+    sweeps = [row["sweep_id"] for row in rows if row["event"] in {"sweep started", "sweep finished"}]
+    assert len(sweeps) == 2
+    assert len(set(sweeps)) == 1
+    images = [row for row in rows if row["event"] in {"image started", "image scanned"}]
+    assert images
+    assert all(row["digest"].startswith(f"sha256:{row['image_id']}") and "sweep_id" not in row for row in images)
+    assert all("image_id" not in row for row in rows if row["event"] in {"sensor started", "draining", "stopped"})
+
+
+def test_the_journal_gets_its_own_format(write: Write) -> None:
+    with running("run", "--config", str(write(style="journald"))) as sensor:
+        sensor.wait_for("<6>sensor started  version=")
+        assert sensor.end(signal.SIGTERM) == 0
+    assert all(line.startswith("<") for line in sensor.err)
 
 
 def test_a_wrong_configuration_is_status_2(run: Run, tmp_path: Path) -> None:

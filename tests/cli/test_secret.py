@@ -6,6 +6,7 @@ import pytest
 from keyring.backend import KeyringBackend
 from keyring.errors import PasswordDeleteError
 
+from sensor.vault import KEY_FILE_VARIABLE, VAULT_VARIABLE, new_key
 from tests.cli.conftest import Run
 
 
@@ -74,3 +75,59 @@ def test_all_places_of_secrets_are_listed(run: Run, tmp_path: Path) -> None:
 
 def test_a_configuration_without_secrets_says_so(run: Run, config: Path) -> None:
     assert "uses no secrets" in run("secret", "list", "-c", str(config)).stdout
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "etc").mkdir()
+    return {VAULT_VARIABLE: str(tmp_path / "state" / "v"), KEY_FILE_VARIABLE: str(tmp_path / "etc" / "key")}
+
+
+def test_a_vault_from_its_key_to_its_end(run: Run, tmp_path: Path, vault: dict[str, str]) -> None:
+    key = Path(vault[KEY_FILE_VARIABLE])
+    assert run("secret", "set", "prod", typed="s3cret\n", **vault).status == 3
+    made = run("secret", "new-key", str(key))
+    assert made.status == 0
+    assert key.read_text().strip() not in made.stdout
+    assert run("secret", "new-key", str(key)).status == 3
+    for name in ("prod", "spare"):
+        assert run("secret", "set", name, typed="s3cret\n", **vault).status == 0
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "registries:\n- {name: a, url: a.example, username: ci, password: {keyring: prod}}\n"
+        f"state: {{directory: {tmp_path / 'state'}}}\n"
+    )
+    listed = run("secret", "list", "-c", str(path), **vault)
+    assert listed.stdout.splitlines() == [
+        "registries[a].password: keyring entry 'prod': readable",
+        "not used: keyring entry 'spare': readable",
+    ]
+    assert run("secret", "list", "-c", str(path), "-o", "json", **vault).json()[1] == {
+        "key": "", "source": "keyring entry 'spare'", "problem": "",
+    }  # fmt: skip
+    old = key.read_text()
+    key.write_text(new_key() + "\n" + old)
+    rekeyed = run("secret", "rekey", **vault)
+    assert "2 secrets are under the first key" in rekeyed.stdout
+    key.write_text(old)
+    lost = run("secret", "list", "-c", str(path), **vault)
+    assert lost.status == 3
+    assert "cannot be opened with this key" in lost.stdout
+
+
+def test_rekey_without_a_vault_is_a_mistake(run: Run) -> None:
+    ran = run("secret", "rekey")
+    assert ran.status == 2
+    assert VAULT_VARIABLE in ran.stderr
+
+
+def test_a_key_in_the_state_directory_is_a_problem_of_the_configuration(
+    run: Run, tmp_path: Path, vault: dict[str, str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"registries: [{{name: a, url: a.example}}]\nstate: {{directory: {tmp_path / 'etc'}}}\n")
+    assert run("secret", "new-key", vault[KEY_FILE_VARIABLE]).status == 0
+    checked = run("check", "-c", str(path), **vault)
+    assert checked.status == 2
+    assert "state.directory (line 2): the vault's key" in checked.stderr

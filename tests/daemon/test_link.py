@@ -115,6 +115,13 @@ async def test_it_registers_once_and_beats(keep: Keep) -> None:
         await run.keeper.registered()
 
 
+async def test_nothing_is_claimed_that_there_is_not(keep: Keep) -> None:
+    async with keep() as run:
+        await run.go(1)
+        registration = run.plane.agents[KEY].registration
+        assert (registration["capabilities"], registration["s3Configured"]) == (["scan"], False)
+
+
 async def test_without_a_name_it_takes_the_hosts(keep: Keep) -> None:
     async with keep() as run:
         await run.go(1)

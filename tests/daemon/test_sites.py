@@ -92,6 +92,64 @@ async def test_over_the_default_link_any_other_host_is_asked_without_credentials
     await found.close()
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["123456789012.dkr.ecr.eu-west-1.amazonaws.com", "acme.azurecr.io", "europe-west1-docker.pkg.dev", "gcr.io"],
+)
+async def test_a_job_does_not_borrow_the_identity_of_the_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("IDENTITY_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("IDENTITY_HEADER", "secret")
+    found = sites(ONE)
+    settings, client = await found.registry_for(parse_reference(f"{host}/team/app:1"), found.links[0].name)
+    assert settings.auth == "anonymous"
+    assert (await client.method()).name == "anonymous"
+    await found.close()
+
+
+@pytest.mark.parametrize(
+    ("plane", "host", "word"),
+    [
+        ("https://cp.example", "169.254.169.254", "metadata"),
+        ("https://cp.example", "metadata.google.internal", "metadata"),
+        ("http://10.0.0.1:3000", "169.254.170.2:80", "metadata"),
+        ("http://dashboard:3000", "[fd00:ec2::254]:443", "metadata"),
+        ("https://cp.example", "localhost:5000", "this machine"),
+        ("https://cp.example", "127.0.0.1:9180", "this machine"),
+        ("http://10.0.0.1:3000", "[::1]:5000", "this machine"),
+        ("http://dashboard:3000", "[::ffff:127.0.0.1]:5000", "this machine"),
+        ("https://cp.example", "10.0.0.5", "private address"),
+        ("https://cp.example", "registry.corp.internal", "private address"),
+        ("https://cp.example", "192.168.1.5:5000", "private address"),
+        ("http://10.0.0.1:3000", "10.0.0.5", ""),
+        ("http://dashboard:3000", "registry.internal", ""),
+        ("http://127.0.0.1:3000", "localhost:5000", ""),
+        ("https://cp.example", "registry.example", ""),
+    ],
+)
+async def test_a_control_plane_does_not_send_the_sensor_where_it_has_no_business(
+    plane: str, host: str, word: str
+) -> None:
+    found = sites(ONE, control_plane=ControlPlane(url=plane, api_key=FromEnv("KEY")))
+    reference = parse_reference(f"{host}/team/app:1")
+    if word:
+        with pytest.raises(ConfigError, match=word) as refused:
+            await found.registry_for(reference, found.links[0].name)
+        assert not refused.value.retryable
+        assert "add the registry" in refused.value.advice
+    else:
+        assert (await found.registry_for(reference, found.links[0].name))[1].host == host
+    await found.close()
+
+
+async def test_an_address_inside_may_be_named_once_it_is_configured() -> None:
+    found = sites(Settings(name="inside", url="https://10.0.0.5"))
+    settings, _ = await found.registry_for(parse_reference("10.0.0.5/team/app:1"), found.links[0].name)
+    assert settings.name == "inside"
+    await found.close()
+
+
 async def test_on_a_shared_host_the_narrowest_namespace_has_the_credential() -> None:
     whole = Settings(name="whole", url="quay.io")
     team = Settings(name="team", url="quay.io/team", provider="quay")

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from sensor.errors import DataError, NetworkError
 from sensor.inventory.reader import read_layer
 from sensor.limits import DEFAULT_LIMITS, MIB
 from tests.fakes.layers import file, layer
+from tests.fakes.programs import is_over
 
 STATUS = b"Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 5.2-1\n\n"
 BLOB = layer(file("var/lib/dpkg/status", STATUS), file("noise", bytes(range(256)) * 100))
@@ -141,6 +144,44 @@ def ignores(process: int, number: signal.Signals) -> bool:
     status = Path(f"/proc/{process}/status").read_text()
     mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn:"))
     return bool(mask >> (number - 1) & 1)
+
+
+def test_the_process_does_not_outlive_its_parent() -> None:
+    parent = (
+        "import asyncio, os, signal\n"
+        "from sensor.inventory.reader import read_layer\n"
+        "from sensor.limits import DEFAULT_LIMITS\n"
+        "async def endless():\n"
+        "    yield bytes(1 << 20)\n"
+        "    (child,) = open(f'/proc/self/task/{os.getpid()}/children').read().split()\n"
+        # it writes no answer before the end: that it takes bytes shows that it has begun to work
+        "    for _ in range(20): yield bytes(1 << 20)\n"
+        "    print(child, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(read_layer(endless(), limits=DEFAULT_LIMITS))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert is_over(int(done.stdout), seconds=10)
+
+
+async def test_the_process_is_told_nothing_that_it_could_give_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HG_API_KEY", "hg_ak_secret")
+    monkeypatch.setenv("REGISTRY_PASSWORD", "hg_ak_secret")
+    seen: list[bytes] = []
+
+    async def looking() -> AsyncIterator[bytes]:
+        room = Path(f"/proc/{the_child()}")
+        seen.extend((room / name).read_bytes() for name in ("environ", "cmdline"))
+        seen.append(os.fsencode((room / "cwd").readlink()))
+        yield BLOB
+
+    await read_layer(looking(), limits=DEFAULT_LIMITS)
+    environment, arguments, directory = seen
+    names = {line.partition(b"=")[0] for line in environment.split(b"\0") if line}
+    assert names <= {b"LANG", b"LC_ALL", b"LD_LIBRARY_PATH", b"TMPDIR"}
+    assert b"secret" not in environment + arguments
+    assert directory == b"/"
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV")])

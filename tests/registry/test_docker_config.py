@@ -11,7 +11,7 @@ import pytest
 
 from sensor.config.logins import DockerConfig
 from sensor.errors import SecretError
-from sensor.registry.docker_config import DockerConfigCredential, config_path
+from sensor.registry.docker_config import DockerConfigCredential, config_path, secrets_in
 from sensor.registry.login import Basic
 from sensor.secret import Secret
 from tests.fakes.programs import script
@@ -201,3 +201,13 @@ async def test_that_a_helper_knows_nothing_of_the_registry_is_said(
     source = DockerConfigCredential(settings.model_copy(update={"helpers": ("blank",)}), "r.example")
     assert await source.credential(renew=False) is None
     assert source.missing == f"docker-credential-blank, which {settings.path} names, has no credential for r.example"
+
+
+def test_everything_secret_in_a_file_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    login = base64.b64encode(b"ci:one:more").decode()
+    auths = {"a": {"auth": login}, "b": {"password": "two", "auth": "!"}, "c": {"identitytoken": "three"}, "d": None}
+    path.write_text(json.dumps({"auths": auths}))
+    assert {login, "one:more", "two", "three"} <= set(secrets_in(DockerConfig(path=str(path))))
+    path.write_text("[]")
+    assert list(secrets_in(DockerConfig(path=str(path)))) == []

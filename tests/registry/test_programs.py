@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -16,14 +17,27 @@ from sensor.config.logins import CredentialPlugin
 from sensor.errors import SecretError
 from sensor.registry.login import Basic
 from sensor.registry.programs import PluginCredential, _PluginAuth, ask_helper, best_match, go_duration, run
-from sensor.secret import Secret
-from tests.fakes.programs import script
+from sensor.secret import FromEnv, Secret
+from tests.fakes.programs import is_over, script
 
 
 async def test_a_program_gets_its_question_and_its_environment(tmp_path: Path) -> None:
     program = script(tmp_path / "echo", 'printf "%s %s %s" "$1" "$EXTRA" "$(cat)"; echo noise >&2; exit 3')
     status, output = await run([str(program), "get"], b"question", seconds=10, environment={"EXTRA": "more"})
     assert (status, output) == (3, b"get more question")
+
+
+async def test_a_program_inherits_none_of_the_sensors_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HG_API_KEY", "HARBORGUARD_API_KEY", "TEAM_REGISTRY_SECRET", "HELPER_SETTING"):
+        monkeypatch.setenv(name, f"value of {name}")
+    source = FromEnv("TEAM_REGISTRY_SECRET")
+    program = script(tmp_path / "env", "env")
+    _, output = await run([str(program)], b"", seconds=10, environment={"HG_GIVEN": "by the operator"})
+    given = dict(line.split("=", 1) for line in output.decode().splitlines() if "=" in line)
+    assert given["HELPER_SETTING"] == "value of HELPER_SETTING"
+    assert given["HG_GIVEN"] == "by the operator"
+    assert given["PATH"] == os.environ["PATH"]
+    assert not {"HG_API_KEY", "HARBORGUARD_API_KEY", source.name} & set(given)
 
 
 async def test_a_program_that_reads_nothing_is_no_failure(tmp_path: Path) -> None:
@@ -41,6 +55,18 @@ async def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
     if pid.exists():
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid.read_text()), 0)
+
+
+async def test_what_a_program_has_started_ends_with_it(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    program = script(tmp_path / "parent", f"sleep 100 & echo $! > {told}; wait")
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        running = group.create_task(run([str(program)], b"", seconds=60))
+        started = int(await asyncio.to_thread(told.read_text))
+        assert is_over(started, seconds=0) is False
+        running.cancel()
+    assert is_over(started, seconds=10)
 
 
 async def test_a_program_that_talks_without_end_is_ended(tmp_path: Path) -> None:
