@@ -34,6 +34,7 @@ from sensor.catalog.diff import Diff, DigestState, Kind, KnownTag, RepositorySta
 from sensor.catalog.keep import version_key
 from sensor.model.digest import Digest
 from sensor.model.manifest import ArtifactClass
+from sensor.model.request import ScanRequest
 from sensor.storage import METADATA, Storage
 
 REPOSITORIES = Table(
@@ -88,6 +89,10 @@ class Place:
     repository: str
     tag: str
     digest: Digest
+
+    def request(self, registry: str) -> ScanRequest:
+        """The work of scanning what is there."""
+        return ScanRequest(registry=registry, repository=self.repository, tag=self.tag, digest=self.digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
