@@ -156,6 +156,21 @@ async def test_without_a_credential_it_is_reachable_but_unauthenticated(registry
             await opened.head("team/app", "v1")
 
 
+async def test_a_deleted_manifest_takes_its_tags_along_and_leaves_an_empty_repository(
+    tmp_path: Path, images: Images
+) -> None:
+    with DockerRegistry(tmp_path) as running:
+        images.push(running)
+        running.delete("team/app", images.app.digest)
+        async with client(running) as opened:
+            assert sorted((await opened.repositories()).names) == ["public/multi", "team/app"]
+            assert list((await opened.tags("team/app")).names) == []
+            for target in ("v1", images.app.digest):
+                with pytest.raises(RegistryNotFound):
+                    await opened.head("team/app", target)
+            assert (await opened.head("public/multi", images.app.digest)).digest == images.app.digest
+
+
 async def test_the_catalogue_is_paged(tmp_path: Path, images: Images) -> None:
     with DockerRegistry(tmp_path, maxentries=2) as registry:
         for n in range(5):
