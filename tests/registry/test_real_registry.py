@@ -39,8 +39,7 @@ async def client(
         "ca_file": registry.ca_file,
         **more,
     }
-    if registry.username and "username" not in more:
-        settings["username"] = registry.username
+    if settings.setdefault("username", registry.username):
         settings["password"] = InPlace(Secret(registry.password if password is None else password))
     opened = open_registry(Registry.model_validate(settings), Http())
     try:
@@ -128,7 +127,7 @@ async def test_a_missing_tag_and_a_missing_repository_are_not_found(registry: Do
 
 async def test_a_wrong_password_is_told_in_the_promised_words(registry: DockerRegistry) -> None:
     if registry.auth == "none":
-        async with client(registry, username="x", password=InPlace(Secret("y"))) as opened:  # nobody asks for it
+        async with client(registry, username="x", password="y") as opened:  # nobody asks for it
             assert (await opened.ping()).detail == "answers without a login"
         return
     async with client(registry, password="wrong") as opened:
