@@ -94,10 +94,7 @@ class Pipeline:
         diff = diff_catalogue(known, seen)
         async with self._ending(item) as connection:
             advance = await self.snapshots.advance(connection, diff, self._now())
-            new = (
-                ScanRequest(registry=name, repository=place.repository, tag=place.tag, digest=place.digest)
-                for place in advance.queued
-            )
+            new = (place.request(name) for place in advance.queued)
             await self.queue.put_all(new, Lane.NEW, connection=connection)
             error = next(seen.troubles(), "")
             await note_sweep(connection, name, self._now(), complete=seen.complete, error=error)

@@ -11,7 +11,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, quote_plus
 
 _HEADERS = re.compile(r"(?i)(?:authorization|token|secret|cookie|api-key|identity-header)$")
 _FIELDS = re.compile(r"(?i)(?:password|passwd|secret|assertion|token)$")
@@ -71,5 +71,6 @@ def _of_body(body: bytes) -> Iterator[str]:
 
 def _forms(secret: str) -> Iterator[bytes]:
     plain = secret.encode("utf-8", "surrogateescape")
-    escaped = json.dumps(secret)[1:-1].encode()
-    yield from dict.fromkeys((plain, quote(plain, safe="").encode(), escaped, base64.b64encode(plain).rstrip(b"=")))
+    yield plain
+    yield base64.b64encode(plain).rstrip(b"=")
+    yield from (quote(plain, safe="").encode(), quote_plus(plain).encode(), json.dumps(secret)[1:-1].encode())

@@ -1,4 +1,4 @@
-"""What every test finds: logging as the libraries leave it. Commands that run in-process set it up for streams that end with the test."""
+"""What every test finds: logging as the libraries leave it, and no secret read yet. Commands that run in-process change both."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from sensor import secret
 from sensor.log import Routed
 
 # a busy machine draws examples slowly; that says nothing about the code
@@ -31,3 +32,9 @@ def logging_as_it_was() -> Iterator[None]:
         root.removeHandler(handler)
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def no_secret_read_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier test's command read as a secret ("two words") is masked in no later test's text."""
+    monkeypatch.setattr(secret, "_SEEN", secret._Seen())

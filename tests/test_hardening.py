@@ -52,7 +52,8 @@ def calls() -> Iterator[tuple[str, ast.Call, str]]:
 
 
 def test_nothing_forbidden_is_called() -> None:
-    assert [f"{name}:{node.lineno}: {called}" for name, node, called in calls() if called in FORBIDDEN] == []
+    found = {(name, called) for name, _, called in calls() if called in FORBIDDEN}
+    assert found == {("cli/facts.py", "subprocess.run")}, "journalctl, for a support bundle: a list of arguments"
     assert [
         f"{name}:{node.lineno}" for name, node, called in calls() if called.endswith((".extractall", ".extract"))
     ] == []
@@ -74,7 +75,7 @@ def test_programs_are_started_in_two_places_and_without_a_shell() -> None:
         if (isinstance(node, ast.Import) and any(alias.name in {"subprocess", "pty", "pickle"} for alias in node.names))
         or (isinstance(node, ast.ImportFrom) and node.module in {"subprocess", "pty", "pickle"})
     }
-    assert importing == set()
+    assert importing == {"cli/facts.py"}
 
 
 def test_the_environment_is_never_changed() -> None:

@@ -68,6 +68,14 @@ def test_any_headers_are_taken(headers: dict[str, str]) -> None:
     assert found is None or (0.0 <= found.share <= 1.0 and found.source.isprintable())
 
 
+@pytest.mark.parametrize("told", ["Bearer abc", "eyJhbGciOiJub25lIn0.e30.", "2" * 46])
+def test_a_source_is_an_address_or_a_uuid(told: str) -> None:
+    headers = {"ratelimit-limit": "100", "ratelimit-remaining": "93", "docker-ratelimit-source": told}
+    found = read_quota(headers, 0.0)
+    assert found is not None
+    assert found.source == ""
+
+
 def test_a_quota_without_a_limit_is_no_reason_to_stop() -> None:
     assert Quota(limit=0, remaining=0).share == 1.0
     assert Quota(limit=10, remaining=50).share == 1.0

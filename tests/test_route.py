@@ -69,11 +69,24 @@ def test_redirects_are_resolved_byte_for_byte(location: str, target: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "location", ["ftp://x/", "file:///etc/passwd", "http://[::1", "https://h:99999/", "javascript:x"]
+    "location",
+    [
+        "ftp://x/",
+        "file:///etc/passwd",
+        "http://[::1",
+        "https://h:99999/",
+        "javascript:x",
+        "https://eve:1@r.example/b",
+        "//eve@r.example/b",
+    ],
 )
 def test_unusable_redirects_are_refused(location: str) -> None:
     with pytest.raises(DataError, match="unusable"):
         redirect_target("https://r.example/", location)
+
+
+def test_the_password_of_a_proxy_does_not_show() -> None:
+    assert "pw" not in repr(Route(proxy="http://user:pw@proxy.example"))
 
 
 def test_origins() -> None:

@@ -125,6 +125,29 @@ async def test_a_request_and_its_answer() -> None:
         assert client.requests == 1
 
 
+async def test_an_error_loses_what_it_repeats_of_the_request() -> None:
+    async def handle(request: web.Request) -> web.Response:
+        text = f"{request.headers['Authorization']} and {(await request.read()).decode()}"
+        return web.Response(status=int(request.query["status"]), text=text)
+
+    shown = {"Authorization": "Bearer s3cret-token"}
+    async with server(handle) as url, transport() as client:
+        for status, text in ((200, b"Bearer s3cret-token and password=s3cret+word"), (403, b"*** and password=***")):
+            reply = await client.fetch("PUT", f"{url}/?status={status}", headers=shown, body=b"password=s3cret+word")
+            assert reply.body == text
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\x00b"])
+async def test_a_header_that_cannot_be_sent_is_told_without_its_value(value: str) -> None:
+    handle, seen = answering(200)
+    async with server(handle) as url, transport() as client:
+        with pytest.raises(NetworkError, match="cannot be sent") as refused:
+            await client.fetch("GET", url, headers={"Authorization": value})
+        assert not refused.value.retryable
+        assert value not in str(refused.value)
+        assert seen == []
+
+
 async def test_urls_and_redirects_are_left_alone() -> None:
     handle, seen = answering(web.Response(status=302, headers={"Location": "/elsewhere"}))
     async with server(handle) as url, transport() as client:

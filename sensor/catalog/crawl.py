@@ -229,6 +229,8 @@ async def _list_tags(
     for tag, decision in selection.tags(repository.name, listing, now=now).items():
         told = listing.digests.get(tag) if decision.selected else None
         repository.tags[tag] = SeenTag(tag=tag, decision=decision, digest=told, pushed=listing.pushed.get(tag))
+    # what it told of each tag is in `tags` now
+    repository.listing = replace(listing, names=(), digests={}, pushed={}, withheld={})
 
 
 async def _look_up(client: Registry, repository: _Repository, tag: str, course: _Course) -> None:

@@ -34,6 +34,7 @@ from sensor.catalog.diff import Diff, DigestState, Kind, KnownTag, RepositorySta
 from sensor.catalog.keep import version_key
 from sensor.model.digest import Digest
 from sensor.model.manifest import ArtifactClass
+from sensor.model.request import ScanRequest
 from sensor.storage import METADATA, Storage
 
 REPOSITORIES = Table(
@@ -77,7 +78,7 @@ DIGESTS = Table(
 """Times are seconds since 1970 (UTC). Rows are written only when something about them changes."""
 
 LEDGER_COLUMNS = tuple(DigestState)
-_WRITTEN_AT_ONCE = 1000
+_AT_ONCE = 1000
 """Digests of one query; SQLite takes at most 32 766 bound values."""
 
 
@@ -88,6 +89,10 @@ class Place:
     repository: str
     tag: str
     digest: Digest
+
+    def request(self, registry: str) -> ScanRequest:
+        """The work of scanning what is there."""
+        return ScanRequest(registry=registry, repository=self.repository, tag=self.tag, digest=self.digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +129,18 @@ class Snapshots:
         tags: dict[str, dict[str, KnownTag]] = {}
         columns = (TAGS.c.repository, TAGS.c.tag, TAGS.c.state, TAGS.c.digest, TAGS.c.reason, TAGS.c.missing)
         answers = select(REPOSITORIES.c.repository, REPOSITORIES.c.state).where(REPOSITORIES.c.registry == registry)
+        reasons: dict[str, str] = {}  # a few, which hundreds of thousands of tags share
         async with self._storage.reading() as connection:
-            rows = await connection.execute(select(*columns).where(TAGS.c.registry == registry))
-            for repository, tag, state, digest, reason, missing in rows:
-                tags.setdefault(repository, {})[tag] = KnownTag(
-                    state=TagState(state), digest=digest, reason=reason, missing=missing
-                )
+            # a part at a time: all of them at once would be held twice
+            result = await connection.stream(select(*columns).where(TAGS.c.registry == registry))
+            async for rows in result.partitions(_AT_ONCE):
+                for repository, tag, state, digest, reason, missing in rows:
+                    tags.setdefault(repository, {})[tag] = KnownTag(
+                        state=TagState(state),
+                        digest=digest,
+                        reason=reasons.setdefault(reason, reason),
+                        missing=missing,
+                    )
             repositories = {name: RepositoryState(state) for name, state in await connection.execute(answers)}
         return Snapshot(tags=tags, repositories=repositories)
 
@@ -288,7 +299,7 @@ async def _write(
     source = iter(rows)
     keys = [column.name for column in table.primary_key]
     statement = insert(table)
-    while batch := list(islice(source, _WRITTEN_AT_ONCE)):
+    while batch := list(islice(source, _AT_ONCE)):
         replaced = {name: statement.excluded[name] for name in batch[0] if name not in keys and name not in kept}
         await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), batch)
 
@@ -314,8 +325,8 @@ async def _queue(connection: AsyncConnection, diff: Diff, stamp: float) -> tuple
         if change.kind in _POINTING and change.digest is not None:
             first.setdefault(change.digest, change)
     digests = list(first)
-    for start in range(0, len(digests), _WRITTEN_AT_ONCE):
-        wanted = digests[start : start + _WRITTEN_AT_ONCE]
+    for start in range(0, len(digests), _AT_ONCE):
+        wanted = digests[start : start + _AT_ONCE]
         known = select(DIGESTS.c.digest).where(
             DIGESTS.c.registry == diff.registry,
             DIGESTS.c.digest.in_(wanted),

@@ -40,11 +40,11 @@ def registry_named(config: Config, target: str, *, insecure: bool = False) -> Re
     try:
         made = Registry(name=_name_of(target), url=target, insecure=insecure)
     except ValidationError as error:
-        message = f"not a registry address: {clean_text(target)}"
+        message = f"not a registry address: {_shown(target)}"
         raise ConfigError(message, "expected host[:port], https://host, oci:/path or archive:/path") from error
     problems, _ = find_problems(Config(registries=(made,)))
     if problems:
-        message = f"not a registry address: {clean_text(target)}: {problems[0].text}"
+        message = f"not a registry address: {_shown(target)}: {problems[0].text}"
         raise ConfigError(
             message, "plain HTTP needs --insecure; a registry that needs a login belongs into the configuration"
         )
@@ -99,6 +99,11 @@ def _locate_on_disk(config: Config, scheme: str, text: str) -> tuple[Reference, 
         repository, tag = "", name
     reference = Reference(registry="", repository=repository, tag=tag, digest=pinned)
     return reference, registry_named(config, f"{scheme}:{path}")
+
+
+def _shown(address: str) -> str:
+    """An address for messages: what stands before an @ may hold a password, what stands behind a ? a token."""
+    return clean_text(re.sub(r"^(\w+://)?[^/]*@", r"\1***@", address.partition("?")[0]))
 
 
 def _bare(url: str) -> str:

@@ -10,10 +10,9 @@ import structlog
 
 from sensor import events
 from sensor.catalog.diff import DigestState
-from sensor.catalog.snapshots import Place
 from sensor.daemon.app import App
 from sensor.errors import StateError
-from sensor.model.request import Lane, ScanRequest, SweepRequest
+from sensor.model.request import Lane, SweepRequest
 
 log = structlog.get_logger()
 
@@ -34,12 +33,12 @@ async def settle(app: App, name: str) -> None:
         for place in (await snapshots.places(name, standing.digest))[:1]
     ]
     async with app.engine.storage.transaction() as connection:
-        waiting = (_scan_request(name, place) for place in queued)
+        waiting = (place.request(name) for place in queued)
         await app.queue.put_all(waiting, Lane.NEW, connection=connection)
         for standing, place in failed:
             # what has no next try may be readable for this version of the sensor
             lane = Lane.AGAIN if standing.next_try is None else Lane.NEW
-            await app.queue.put(_scan_request(name, place), lane, not_before=standing.next_try, connection=connection)
+            await app.queue.put(place.request(name), lane, not_before=standing.next_try, connection=connection)
         if is_new and settings is not None and settings.schedule != "manual":
             # now, not at its next turn
             await app.queue.put(SweepRequest(registry=name, reason="first sweep"), Lane.NOW, connection=connection)
@@ -55,10 +54,6 @@ async def put_stale(app: App) -> None:
         for name in app.engine.sites.names():
             for subject in sorted(stale):
                 for place in (await snapshots.places(name, subject))[:1]:
-                    await app.queue.put(_scan_request(name, place), Lane.AGAIN)
+                    await app.queue.put(place.request(name), Lane.AGAIN)
     except StateError as error:
         log.warning("images of a former version wait for the next start", error=error.message, advice=error.advice)
-
-
-def _scan_request(registry: str, place: Place) -> ScanRequest:
-    return ScanRequest(registry=registry, repository=place.repository, tag=place.tag, digest=place.digest)

@@ -16,6 +16,7 @@ import ssl
 import tempfile
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +24,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from sensor.config.logins import Aws, AwsRole
-from sensor.errors import ConfigError, NetworkError, SecretError
-from sensor.identity.aws_errors import NO_IDENTITY, VPC, AwsRefused, NoIdentity, translate
+from sensor.errors import ConfigError, NetworkError, SecretError, SensorError
+from sensor.identity.aws_errors import NO_IDENTITY, VPC, AwsRefused, NoIdentity, container_tokens, translate
 from sensor.identity.sdk import AWS, importing
 from sensor.limits import DEFAULT_LIMITS, Limits
+from sensor.reflection import secrets_shown, without_secrets
 from sensor.route import Route
-from sensor.secret import SecretSource, read_secret
+from sensor.secret import Secret, SecretSource, read_secret
 from sensor.tls import stamp_of, tls_context
 from sensor.version import VERSION
 
@@ -36,6 +38,8 @@ _T = TypeVar("_T")
 _METADATA_ATTEMPTS = 3
 _THREADS = 8
 """Calls at once. A thread that was given up lives until the SDK's own time-outs; it must not take one of those that resolve names for all."""
+_MOST_SHOWN = 30
+"""Secrets of the last requests that are remembered, to be kept out of errors."""
 _YOUNG_SECONDS = 30.0
 """Credentials that were read so recently are not read again because of a refusal."""
 _METHODS: Mapping[str, str] = {
@@ -132,6 +136,7 @@ class AwsIdentity:
         self._clock = clock
         self._opening = asyncio.Lock()
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "aws")
+        self._shown: deque[Secret] = deque(maxlen=_MOST_SHOWN)
         self._open: _Open | None = None
         self._bundle: str | None = None
         self.via = ""
@@ -152,6 +157,7 @@ class AwsIdentity:
         if opened is not None:
             for client in opened.clients.values():
                 await asyncio.to_thread(client.close)
+        self._threads.shutdown(wait=False)
 
     async def call(self, service: str, operation: str, **arguments: object) -> Mapping[str, Any]:
         """Make one API call; `operation` is written like the SDK's methods: `describe_images`. The answer is of AWS's own shape.
@@ -211,9 +217,11 @@ class AwsIdentity:
             try:
                 return work()
             except (sdk.BotoCoreError, sdk.ClientError, ResponseParserError) as error:
-                raise translate(error, doing) from error
+                said = translate(error, doing)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-                raise translate(error, doing) from error
+                said = translate(error, doing)
+            # without its cause, which may repeat what was shown: the SDK quotes whole answers
+            raise self._discreet(said)
 
         try:
             async with asyncio.timeout(self._patience.seconds):
@@ -221,6 +229,14 @@ class AwsIdentity:
         except TimeoutError as error:
             message = f"{doing}: no answer within {self._patience.seconds:.0f} seconds"
             raise NetworkError(message, VPC) from error
+
+    def _discreet(self, error: SensorError) -> SensorError:
+        """The error without the secrets that were shown, should the other side have repeated them."""
+        secrets = (*(one.reveal() for one in self._shown), *container_tokens(os.environ))
+        error.message = without_secrets(error.message.encode(), secrets).decode()
+        error.advice = without_secrets(error.advice.encode(), secrets).decode()
+        error.args = (error.message,)
+        return error
 
     # -- in a thread from here on ------------------------------------------------------------------------------------------
 
@@ -257,7 +273,16 @@ class AwsIdentity:
         if (bundle := self._authorities()) is not None:
             session.set_config_variable("ca_bundle", bundle)
         session.set_default_client_config(self._config(self._proxies("sts.amazonaws.com")))
+        session.register("before-send", self._note)
         return session
+
+    def _note(self, request: Any, **_more: object) -> None:
+        """Remember what a request shows; the SDK calls this before it sends one."""
+        headers = {name: v.decode("latin-1") if isinstance(v, bytes) else str(v) for name, v in request.headers.items()}
+        body = request.body.encode() if isinstance(request.body, str) else request.body
+        for secret in map(Secret, secrets_shown(headers, body if isinstance(body, bytes) else None)):
+            if secret not in self._shown:
+                self._shown.append(secret)
 
     def _find(self, session: Any) -> str:
         """Give the session its credentials; how they were found."""

@@ -1,4 +1,4 @@
-"""What goes wrong with AWS's identities and APIs, in words that say what to grant, set or open. Pure; imported with the SDK at hand only.
+"""What goes wrong with AWS's identities and APIs, in words that say what to grant, set or open. Imported with the SDK at hand only.
 
 The SDK's own texts are shown where they cannot hold a secret. Some can (an illegal header value is quoted in full), so unknown ones are
 named by their type alone.
@@ -6,10 +6,12 @@ named by their type alone.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from sensor.errors import ConfigError, NetworkError, RegistryError, SecretError, SensorError
@@ -308,3 +310,12 @@ def _plain(error: Exception, operation: str) -> SensorError:
 
 def _odd(message: str) -> AwsRefused:
     return AwsRefused(message, "check api.url, and any proxy in between", code="", category="other")
+
+
+def container_tokens(environment: Mapping[str, str]) -> Iterator[str]:
+    """What is shown to a container's credentials endpoint."""
+    if token := environment.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", ""):
+        yield token
+    if path := environment.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", ""):
+        with contextlib.suppress(OSError):
+            yield Path(path).read_text("utf-8", "replace").strip()

@@ -215,7 +215,8 @@ async def _list(walk: Walk) -> Listing:
     walk.can_list = True
     found = len(listing.names)
     walk.source = Source(name=listing.source, repositories=found, complete=listing.complete, reason=listing.reason)
-    walk.notices += [Notice(code="listing", message=note) for note in listing.notes]
+    advice = "mend what is named there, or take it out of the configuration"
+    walk.notices += [Notice(code="listing", message=note, advice=advice) for note in listing.notes]
     by = f" by {listing.source}" if listing.source else ""
     cut = walk.session is not None and f"more than {walk.session.limits.pages} pages" in listing.reason
     amount = f"{found}{' or more' if cut else ''} repositor{'y' if found == 1 and not cut else 'ies'}"

@@ -268,7 +268,8 @@ async def _conclude(walk: Walk, ping: Ping, reason: str) -> Report:
         detail=_detail(walk, ping, error),
         problem=problem_of(error) if error else "cannot_list" if walk.unlisted else "",
         advice=_advice(walk, error or walk.unlisted),
-        notices=tuple(_timely(walk) + walk.notices),
+        # that nothing is encrypted was allowed on purpose: whatever else there is comes first
+        notices=tuple(sorted(_timely(walk) + walk.notices, key=lambda notice: notice.code == "plain_http")),
         steps=walk.finish(reason),
     )
 

@@ -52,6 +52,9 @@ class ConfiguredCredential:
         if ":" in settings.username:
             message = f"the user name of registry {settings.name} contains a colon"
             raise SecretError(message, "HTTP Basic cannot carry it (RFC 7617)")
+        if not settings.username.isprintable():
+            message = f"the user name of registry {settings.name} contains line breaks or control characters"
+            raise SecretError(message, "write the user name alone, on one line")
         password = read_secret(settings.password)
         if not password.reveal().lstrip().startswith("{"):  # a Google key is a file of many lines, sent verbatim
             password = _one_line(password, settings.name)

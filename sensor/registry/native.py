@@ -334,7 +334,9 @@ def api_fault(settings: Settings, error: SensorError) -> str:
     """What an API's failure says about the configured `api`: a token that is refused, an address where no API is. Empty: nothing."""
     own = own_api_key(settings)
     cause: BaseException | None = error
-    while isinstance(cause, SensorError):
+    passed: set[int] = set()
+    while isinstance(cause, SensorError) and id(cause) not in passed:
+        passed.add(id(cause))
         said = cause.message.removeprefix(f"{AUTHENTICATION_FAILED}: ")
         if own and isinstance(cause, RegistryUnauthorized):
             return f"{own} was refused: {said}"

@@ -108,13 +108,14 @@ control_plane: {{url: "http://127.0.0.1:1", api_key: {{file: {etc / "secret"}}}}
 registries:
 - {{name: layout, url: "oci:{machine_layout}", schedule: manual}}
 - {{name: env, url: "http://127.0.0.1:1", insecure: true, username: ci, password: {{env: PLANTED_ENV}}}}
-- {{name: short, url: "http://127.0.0.1:1/short", insecure: true, username: ci, password: {{env: PLANTED_SHORT}}}}
-- {{name: vault, url: "http://127.0.0.1:1/vault", insecure: true, username: ci, password: {{keyring: vaulted}}}}
-- {{name: literal, url: "http://127.0.0.1:1/literal", insecure: true, username: ci, password: "{PLANTED["literal"]}"}}
-- {{name: docker, url: "http://127.0.0.1:1/docker", insecure: true, docker_config: {{path: {etc / "docker.json"}}}}}
+- {{name: short, url: "http://127.0.0.1:1/short", insecure: true, provider: quay, username: ci, password: {{env: PLANTED_SHORT}}}}
+- {{name: vault, url: "http://127.0.0.1:1/vault", insecure: true, provider: quay, username: ci, password: {{keyring: vaulted}}}}
+- {{name: literal, url: "http://127.0.0.1:1/literal", insecure: true, provider: quay, username: ci, password: "{PLANTED["literal"]}"}}
+- {{name: docker, url: "http://127.0.0.1:1/docker", insecure: true, provider: quay, docker_config: {{path: {etc / "docker.json"}}}}}
 - name: plugin
   url: "http://127.0.0.1:1/plugin"
   insecure: true
+  provider: quay
   plugin: {{command: /bin/false, args: ["--secret", "{PLANTED["plugin"]}"], env: {{API_TOKEN: "{PLANTED["plugin"]}"}}}}
 - {{name: github, url: ghcr.io, proxy: "http://127.0.0.1:1", github_app: {{app_id: "1", private_key: {{file: {etc / "app.pem"}}}}}}}
 - name: aws

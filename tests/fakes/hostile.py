@@ -8,6 +8,8 @@ async with twisted(QuayFake)(tmp_path) as fake, Stranger() as stranger:
 from __future__ import annotations
 
 import base64
+import functools
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ from sensor.config.fields import secrets_of
 from sensor.secret import read_secret
 from tests.fakes.registries.provider import Login, Mistake, ProviderFake, Seen
 
+STATUSES = (401, 403, 400, 500, 404)
+"""What `repeating` refuses with, by turns."""
 SHORTEST = 6
 """Shorter secrets of the fakes look like words."""
 Instead = Callable[[str, web.Request], web.StreamResponse | None]
@@ -111,6 +115,55 @@ class Stranger:
         return web.json_response({"token": "of-the-stranger", "repositories": [], "tags": [], "results": []})
 
 
+# -- who repeats what it was shown -----------------------------------------------------------------------------------------------
+
+
+def echo(request: web.Request, body: bytes) -> str:
+    """All that somebody could repeat of a request."""
+    seen = Seen(
+        server="",
+        method="",
+        path="",
+        authorization="",
+        headers={k.lower(): v for k, v in request.headers.items()},
+        body=body,
+    )
+    parts = list(texts_of(seen))
+    return " ".join((*parts, *(base64.b64encode(part.encode()).decode() for part in parts)))
+
+
+def repeating(statuses: tuple[int, ...] = STATUSES) -> After:
+    """Refuses whoever shows anything, in all statuses and shapes by turns, and repeats what was shown."""
+    turns = itertools.count()
+
+    def after(_server: str, request: web.Request, _response: web.StreamResponse) -> web.StreamResponse:
+        body: bytes = request._read_bytes or b""
+        turn = next(turns)
+        text, status = echo(request, body), statuses[turn % len(statuses)]
+        error = {"code": "DENIED", "message": text, "detail": text}
+        shapes: tuple[Any, ...] = (
+            {"errors": [error]},
+            {
+                "__type": "AccessDeniedException",
+                **dict.fromkeys(("message", "details", "detail", "error_description"), text),
+                "error": text,
+            },
+            {"error": {**error, "status": "PERMISSION_DENIED"}},
+            f"not with {text}",
+            f"<ErrorResponse><Error><Code>AccessDenied</Code><Message>{text}</Message></Error></ErrorResponse>",
+        )
+        shape = shapes[turn // 2 % len(shapes)]
+        headers = {"docker-ratelimit-source": text[:200], "ratelimit-limit": "5;w=60", "ratelimit-remaining": "0;w=60"}
+        if status == 401:
+            token = request.headers.get("Authorization", "").partition(" ")[2]
+            headers["WWW-Authenticate"] = f'Basic realm="fake",error="{token}"'
+        if isinstance(shape, str):
+            return web.Response(status=status, text=shape, headers=headers)
+        return web.Response(status=status, text=json.dumps(shape), content_type="application/json", headers=headers)
+
+    return after
+
+
 # -- what is secret ------------------------------------------------------------------------------------------------------------
 
 
@@ -144,29 +197,20 @@ def issued_secrets(fake: Any) -> dict[str, str]:
     return found
 
 
+@functools.cache
 def pieces(secret: str) -> tuple[str, ...]:
-    """What must not be found anywhere: the secret, a piece of a long one, and its base64."""
+    """What must not be found anywhere: the secret, a piece of a long one, the base64 of both, and how they are in JSON."""
     middle = len(secret) // 2
     parts = [secret, *([secret[middle : middle + 40]] if len(secret) > 200 else [])]
-    return (*parts, *(base64.b64encode(part.encode()).decode().rstrip("=") for part in parts))
+    encoded = (base64.b64encode(part.encode()).decode().rstrip("=") for part in parts)
+    return tuple(dict.fromkeys((*parts, *encoded, *(json.dumps(part)[1:-1] for part in parts))))
 
 
 def held(text: str, secrets: Mapping[str, str]) -> list[str]:
     """The secrets (by what they are) that a text holds."""
-    forms = (text, json.loads(f'"{text}"')) if _is_json_text(text) else (text,)
     return [
-        f"{what}: {secret[:60]}"
-        for secret, what in secrets.items()
-        if any(p in f for p in pieces(secret) for f in forms)
+        f"{what}: {secret[:60]}" for secret, what in secrets.items() if any(piece in text for piece in pieces(secret))
     ]
-
-
-def _is_json_text(text: str) -> bool:
-    try:
-        json.loads(f'"{text}"')
-    except ValueError:
-        return False
-    return True
 
 
 def texts_of(seen: Seen) -> Iterator[str]:

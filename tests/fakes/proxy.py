@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import re
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -59,7 +60,7 @@ class FakeProxy:
             elif method == "CONNECT":
                 await self._tunnel(target, reader, writer)
             else:
-                await self._forward(target, head, writer)
+                await self._forward(target, head + await _body(head, reader), writer)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -86,6 +87,11 @@ class FakeProxy:
         back.write(first.replace(url.encode(), path.encode()) + b"\r\nConnection: close\r\n" + rest)
         with contextlib.closing(back):
             await _pump(there, writer)
+
+
+async def _body(head: bytes, reader: asyncio.StreamReader) -> bytes:
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return await reader.readexactly(int(length[1])) if length else b""
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -68,6 +68,31 @@ async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
         yield cloud
 
 
+async def test_what_is_repeated_of_a_container_token_is_not_shown(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def repeating(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=403, text=f"no right for {request.headers['Authorization']}")
+
+    async with Served(repeating) as container:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{container.url}/task")
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "s3cret-container-token")
+        with pytest.raises(NoIdentity, match=r"no right for \*\*\*") as refused:
+            await cloud.identity().who()
+    assert refused.value.__cause__ is None
+    assert "s3cret" not in repr(refused.value)
+
+
+async def test_a_closed_identity_has_let_go_of_its_clients(cloud: Cloud) -> None:
+    identity = cloud.by_key()
+    await identity.close()  # before anything was asked
+    identity = cloud.by_key()
+    await identity.who()
+    assert identity._open is not None
+    await identity.close()
+    assert identity._open is None
+
+
 # --- configured keys ----------------------------------------------------------------------------------------------------------
 
 

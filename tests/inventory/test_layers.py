@@ -32,6 +32,7 @@ from sensor.model.advisory import Range
 from sensor.model.digest import Digest
 from sensor.model.manifest import Descriptor
 from sensor.model.package import Evidence, Gap, LayerInventory, OsRelease, Package
+from sensor.pacing import Bandwidth
 from sensor.registry.errors import RegistryUnavailable
 from sensor.scan.child import LayerReading
 from sensor.storage import Storage, open_storage
@@ -523,3 +524,20 @@ async def test_a_real_scanning_process_reads_what_the_registry_sends(
     other = Layers(LayerStore(storage, clock), storage, read_layer, catalogers="other", limits=LIMITS)
     with pytest.raises(LayerCorrupt):
         await other.fetch(registry, "app", descriptor)
+
+
+async def test_layers_are_read_no_faster_than_the_operator_allows(
+    storage: Storage, registry: MemoryRegistry, reader: Reader, clock: Clock
+) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    registry.chunk = 1000
+    line = Bandwidth(1000, clock=lambda: 0.0)
+    layers = layers_of(storage, reader, clock, bandwidth=line, pause=pause)
+    await layers.fetch(registry, "app", blob(registry, b"a" * 3000))
+    assert pauses == [1.0, 2.0, 3.0]
+    await layers.fetch(registry, "app", blob(registry, b"b" * 1000))
+    assert pauses[-1] == 4.0

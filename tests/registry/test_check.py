@@ -362,8 +362,8 @@ async def test_one_repository_out_of_bounds_is_said_and_another_one_is_tried(ima
     async with FakeRegistry(images.store.root, behaviour) as fake:
         report = await check_connection(registry(fake.url, **KNOWN), wanted=lambda name: name.startswith("team/"))
         assert (report.can_pull, report.usable) == (True, True)
-        assert codes(report) == ["plain_http", "forbidden"]
-        assert "not everything can be read" in report.notices[1].message
+        assert codes(report) == ["forbidden", "plain_http"]
+        assert "not everything can be read" in report.notices[0].message
         report = await check(fake.url, names=("team/app", "none"), **KNOWN)
         assert (report.can_pull, report.problem, failed(report)) == (False, "forbidden", "tags")
 
@@ -800,7 +800,7 @@ async def test_the_standing_of_a_credential_is_told(images: Images, connect: Con
     ):
         report = await check_registry(client, now=lambda: now)
         assert (report.identity, report.may_write, report.usable) == ("robot$ci", True, True)
-        assert codes(report)[-2:] == ["expires_soon", "may_write"]
+        assert codes(report)[-3:] == ["expires_soon", "may_write", "plain_http"]
         assert describe_report(report)["credentialExpires"] == "2027-01-18T20:00:00Z"
     async with (
         FakeRegistry(images.store.root, Behaviour(auth="basic")) as fake,

@@ -39,6 +39,8 @@ async def test_the_kinds_of_credentials(monkeypatch: pytest.MonkeyPatch) -> None
         await ConfiguredCredential(settings(token=FromEnv("SOME_TOKEN"))).credential(renew=False)
     with pytest.raises(SecretError, match="colon"):
         await ConfiguredCredential(settings(username="a:b", password=FromEnv("SOME_TOKEN"))).credential(renew=False)
+    with pytest.raises(SecretError, match="user name of registry one contains line breaks"):
+        await ConfiguredCredential(settings(username="a\nb", password=FromEnv("SOME_TOKEN"))).credential(renew=False)
 
 
 async def test_a_password_that_is_a_json_file_keeps_its_lines(tmp_path: Path) -> None:

@@ -185,3 +185,13 @@ def refused_by(cause: SensorError) -> CannotEnumerate:
 def test_a_fault_of_the_apis_settings_is_named(api: dict[str, Any], cause: SensorError, says: str) -> None:
     settings = Registry.model_validate({"name": "r", "url": "r.example", "api": api})
     assert api_fault(settings, refused_by(cause)) == says
+
+
+def test_errors_that_are_each_others_cause_end_somewhere() -> None:
+    first, second = SensorError("one"), SensorError("two")
+    first.__cause__, second.__cause__ = second, first
+    configured = Registry.model_validate({"name": "a", "url": "a.example", "api": {"token": {"env": "T"}}})
+    assert api_fault(configured, first) == ""
+    lone = SensorError("alone")
+    lone.__cause__ = lone
+    assert api_fault(configured, lone) == ""

@@ -40,8 +40,7 @@ async def client(
         "ca_file": registry.ca_file,
         **more,
     }
-    if registry.username and "username" not in more:
-        settings["username"] = registry.username
+    if settings.setdefault("username", registry.username):
         settings["password"] = InPlace(Secret(registry.password if password is None else password))
     opened = open_registry(Registry.model_validate(settings), Http())
     try:
@@ -129,7 +128,7 @@ async def test_a_missing_tag_and_a_missing_repository_are_not_found(registry: Do
 
 async def test_a_wrong_password_is_told_in_the_promised_words(registry: DockerRegistry) -> None:
     if registry.auth == "none":
-        async with client(registry, username="x", password=InPlace(Secret("y"))) as opened:  # nobody asks for it
+        async with client(registry, username="x", password="y") as opened:  # nobody asks for it
             assert (await opened.ping()).detail == "answers without a login"
         return
     async with client(registry, password="wrong") as opened:
@@ -155,6 +154,21 @@ async def test_without_a_credential_it_is_reachable_but_unauthenticated(registry
             assert ping.detail.startswith("reachable but unauthenticated")
         with pytest.raises(RegistryUnauthorized, match="reachable but unauthenticated"):
             await opened.head("team/app", "v1")
+
+
+async def test_a_deleted_manifest_takes_its_tags_along_and_leaves_an_empty_repository(
+    tmp_path: Path, images: Images
+) -> None:
+    with DockerRegistry(tmp_path) as running:
+        images.push(running)
+        running.delete("team/app", images.app.digest)
+        async with client(running) as opened:
+            assert sorted((await opened.repositories()).names) == ["public/multi", "team/app"]
+            assert list((await opened.tags("team/app")).names) == []
+            for target in ("v1", images.app.digest):
+                with pytest.raises(RegistryNotFound):
+                    await opened.head("team/app", target)
+            assert (await opened.head("public/multi", images.app.digest)).digest == images.app.digest
 
 
 async def test_the_catalogue_is_paged(tmp_path: Path, images: Images) -> None:

@@ -221,6 +221,16 @@ async def test_many_requests_that_are_refused_at_once_renew_the_credential_once(
     assert source.made == 2
 
 
+async def test_no_error_is_its_own_cause(images: Images, connect: Connect) -> None:
+    async with (
+        FakeRegistry(images.store.root, Behaviour(auth="basic")) as fake,
+        connect(fake.url, username="sensor", password="wrong") as client,
+    ):
+        with pytest.raises(RegistryUnauthorized) as refused:
+            await client.manifest("team/app", "v1")
+        assert refused.value.__cause__ is not refused.value
+
+
 async def test_a_registry_that_redirects_its_base_elsewhere_is_told(images: Images, connect: Connect) -> None:
     async with FakeRegistry(images.store.root, Behaviour(fail={"base": [301]})) as fake, connect(fake.url) as client:
         with pytest.raises(UnexpectedAnswer, match="301"):

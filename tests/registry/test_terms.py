@@ -46,9 +46,16 @@ def test_what_is_no_address(text: str) -> None:
         parse_address(text)
 
 
-def test_a_user_name_in_an_address_is_refused_without_repeating_it() -> None:
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://alice:secret@registry.example", "https://alice:secret@registry.example:99999", "https://alice:secret@[::1",
+        "alice:secret@registry.example:x", "https://registry.example/?token=secret",
+    ],
+)  # fmt: skip
+def test_a_login_in_an_address_is_refused_without_repeating_it(address: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        parse_address("https://alice:secret@registry.example")
+        parse_address(address)
     assert "secret" not in str(raised.value)
     assert "alice" not in str(raised.value)
 

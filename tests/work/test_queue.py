@@ -439,7 +439,11 @@ def meet_after_looking(engine: AsyncEngine) -> None:
 async def taken_by_two(storage: Storage) -> int:
     await TableQueue(storage, Clock()).put(scan("v1"), Lane.NEW)
     meet_after_looking(storage._engine)
-    items = await asyncio.gather(*(TableQueue(storage, Clock()).take(name, ALL_LANES) for name in ("a", "b")))
+    takes = (TableQueue(storage, Clock()).take(name, ALL_LANES) for name in ("a", "b"))
+    items = await asyncio.gather(*takes, return_exceptions=True)  # both must have ended before the storage is closed
+    for item in items:
+        if isinstance(item, BaseException):
+            raise item
     return sum(item is not None for item in items)
 
 

@@ -45,6 +45,13 @@ sdk_connections = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWa
 """urllib3, below the SDK of AWS, loses the connection on which a redirect came that it may not follow."""
 
 
+def forget_connections() -> None:
+    """Have those found lost here, and not in the middle of some other test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 def environment(login: Login | Mistake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set what a login has in the environment."""
     for name, value in login.env.items():
@@ -59,10 +66,6 @@ async def opening(settings: Settings, retry: Retry = ONCE, http: Http | None = N
         yield registry
     finally:
         await registry.close()
-        if settings.provider == "ecr":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResourceWarning)
-                gc.collect()
 
 
 @dataclass(slots=True)
@@ -87,9 +90,14 @@ class Walk:
 
 
 async def everything(
-    registry: Registry, fake: ProviderFake, *, midway: Callable[[], None] = lambda: None, into: Walk | None = None
+    registry: Registry,
+    fake: ProviderFake,
+    *,
+    midway: Callable[[], None] = lambda: None,
+    into: Walk | None = None,
+    brief: bool = False,
 ) -> Walk:
-    """All that a sweep does. Anything else than a SensorError ends the test."""
+    """All that a sweep does, or (`brief`) a little of each. Anything else than a SensorError ends the test."""
     walk = into or Walk()
 
     async def attempt(work: Awaitable[Any]) -> None:
@@ -107,6 +115,10 @@ async def everything(
         async for _ in registry.blob(repository, fetched.document.layers[0]):
             pass
 
+    if brief:
+        for work in (registry.ping(), registry.repositories(), registry.tags(fake.names[0]), pull(fake.names[0])):
+            await attempt(work)
+        return walk
     for work in (registry.ping, registry.standing, registry.method, registry.repositories):
         await attempt(work())
     for repository in (*fake.names[:2], "team/nosuch"):

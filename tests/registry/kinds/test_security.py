@@ -12,13 +12,23 @@ import pytest
 from aiohttp import web
 
 from sensor.config.schema import Http
+from sensor.errors import NetworkError
 from tests.fakes.certificates import Authority
 from tests.fakes.hostile import Stranger, Twisted, configured_secrets, held, issued_secrets, place_of, texts_of, twisted
 from tests.fakes.proxy import FakeProxy
 from tests.fakes.registries import FAKES
 from tests.fakes.registries.distribution import DistributionFake
 from tests.fakes.registries.provider import Login, ProviderFake, Seen
-from tests.registry.kinds.attacks import QUICK, each, each_fake, environment, everything, opening, sdk_connections
+from tests.registry.kinds.attacks import (
+    QUICK,
+    each,
+    each_fake,
+    environment,
+    everything,
+    forget_connections,
+    opening,
+    sdk_connections,
+)
 
 pytestmark = sdk_connections
 
@@ -267,6 +277,8 @@ async def test_a_stranger_gets_nothing(
         assert given_away(fake, login, stranger) == []
         if name == "manifests" and "127.0.0.1" in fake.settings(login).url:
             assert stranger.seen  # it is followed, with empty hands; from a public registry it is not
+    if fake_type.kind == "ecr":
+        forget_connections()
 
 
 @pytest.mark.parametrize("part", ["/v2/", "/manifests/", "/blobs/"])
@@ -306,6 +318,7 @@ async def test_no_answer_leads_to_a_metadata_service(host: str, tmp_path: Path) 
                 async with opening(asked, http=Http(no_proxy=("127.0.0.1",))) as registry:
                     walk = await everything(registry, fake)
                 assert walk.errors
+                assert not any(isinstance(error, NetworkError) for error in walk.errors)  # nothing was tried
         assert proxy.asked == []
 
 
