@@ -154,7 +154,7 @@ async def test_a_job_does_not_borrow_the_identity_of_the_machine(host: str, monk
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("IDENTITY_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("IDENTITY_HEADER", "secret")
-    found = sites(ONE)
+    found = sites(ONE, control_plane=OPEN)
     settings, client = await found.registry_for(parse_reference(f"{host}/team/app:1"), found.links[0].name)
     assert settings.auth == "anonymous"
     assert (await client.method()).name == "anonymous"
@@ -184,7 +184,8 @@ async def test_a_job_does_not_borrow_the_identity_of_the_machine(host: str, monk
 async def test_a_control_plane_does_not_send_the_sensor_where_it_has_no_business(
     plane: str, host: str, word: str
 ) -> None:
-    found = sites(ONE, control_plane=ControlPlane(url=plane, api_key=FromEnv("KEY")))
+    everything = ControlPlane(url=plane, api_key=FromEnv("KEY"), allow_hosts=("*", "*.google.internal"))
+    found = sites(ONE, control_plane=everything)
     reference = parse_reference(f"{host}/team/app:1")
     if word:
         with pytest.raises(ConfigError, match=word) as refused:
@@ -193,6 +194,13 @@ async def test_a_control_plane_does_not_send_the_sensor_where_it_has_no_business
         assert "add the registry" in refused.value.advice
     else:
         assert (await found.registry_for(reference, found.links[0].name))[1].host == host
+    await found.close()
+
+
+@pytest.mark.parametrize("host", ["localhost:5000", "10.0.0.5", "registry.corp.internal"])
+async def test_whoever_writes_a_host_down_means_it(host: str) -> None:
+    found = sites(ONE, control_plane=PLANE.model_copy(update={"allow_hosts": (host,)}))
+    assert (await found.registry_for(parse_reference(f"{host}/team/app:1"), found.links[0].name))[1].host == host
     await found.close()
 
 
