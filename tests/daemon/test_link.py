@@ -124,7 +124,7 @@ async def test_nothing_is_claimed_that_there_is_not(keep: Keep) -> None:
     async with keep() as run:
         await run.go(1)
         registration = run.plane.agents[KEY].registration
-        assert (registration["capabilities"], registration["s3Configured"]) == (["scan"], False)
+        assert (registration["capabilities"], registration["s3Configured"]) == (["scan", "discovery"], False)
 
 
 async def test_without_a_name_it_takes_the_hosts(keep: Keep) -> None:

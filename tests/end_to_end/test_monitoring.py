@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sensor import events
 from sensor.health.metrics import render
+from sensor.model.delivery import OutboxPart
 from sensor.status import StatusBoard
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,8 @@ def exposed() -> dict[str, set[str]]:
         events.CredentialChecked(at=NOW, registry="prod", method="password", identity="", expires=NOW, may_write=False),
         events.LinkChanged(at=NOW, link="plane", state="registered"),
         events.HeartbeatSent(at=NOW, link="plane"),
+        events.ClockCompared(at=NOW, link="plane", seconds=2.0),
+        events.OutboxCounted(at=NOW, parts=(OutboxPart(link="plane", counts={"waiting": 1}, bytes=1, oldest=NOW),)),
         events.ImageScanned(
             at=NOW, registry="prod", reference="a:1", digest="sha256:0", status="SUCCESS", packages=1, counts={"HIGH": 1}, gaps=(),
             layers_fetched=1, layers_cached=0, bytes_fetched=1, seconds=1.0,
@@ -178,6 +181,15 @@ BY_MINUTES: list[Case] = [
         {"last_heartbeat_timestamp_seconds{link='a'}": "0+60x20"},
     ),
     ("ResultsRefused", {"results_refused_total{link='a'}": "0x20 1x20"}, 30, {"results_refused_total{link='a'}": "1x40"}),
+    (
+        "OutboxOld",
+        {"outbox_oldest_timestamp_seconds{link='a'}": "0x500"}, 400,
+        {"outbox_oldest_timestamp_seconds{link='a'}": "0+60x500"},
+    ),
+    (
+        "ClockSkew",
+        {"link_clock_skew_seconds{link='a'}": "-70x40"}, 20, {"link_clock_skew_seconds{link='a'}": "-70x10 -50x30"},
+    ),
     (
         "Stalled",
         {
