@@ -36,5 +36,6 @@ def logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_secret_read_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an earlier test's command read as a secret ("two words") is masked in no later test's text."""
+    """What an earlier test read as a secret ("two words") is masked in no later test's text, nor its variables kept from programs."""
     monkeypatch.setattr(secret, "_SEEN", secret._Seen())
+    monkeypatch.setattr(secret, "_VARIABLES", set(secret._VARIABLES))

@@ -58,15 +58,16 @@ async def test_a_named_provider_wins_over_the_url() -> None:
 
 @pytest.mark.parametrize("provider", ["artifactory", "gitlab", "harbor", "nexus", "quay"])
 async def test_an_api_in_plain_http_gets_no_credential_beside_a_registry_that_is_spoken_to_in_https(
-    provider: str,
+    provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PASSWORD_OF_HUB", "a password")
     client = open_registry(
         settings(
             provider=provider,
             url="https://registry.example",
             insecure=True,
             username="$oauthtoken",
-            password={"env": "PATH"},
+            password={"env": "PASSWORD_OF_HUB"},
             api={"url": "http://127.0.0.1:9"},
             repositories={"namespaces": ["team"]},
         )
