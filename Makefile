@@ -1,6 +1,6 @@
 # `make demo` and `make test` need nothing but git, make and python3; each makes .venv itself.
 .POSIX:
-.PHONY: setup dev demo test check audit bench bench-poll format fresh lock image dist clean help
+.PHONY: setup dev demo test check audit bench bench-poll soak format fresh lock image dist clean help
 
 BIN = .venv/bin
 SUITE = bookworm
@@ -41,6 +41,9 @@ bench: dev ## compare with Syft, Trivy and the floor on real images (takes minut
 
 bench-poll: dev ## what looking at a registry of 200,000 tags costs, twice
 	@$(BIN)/python -m benchmarks.poll $(BENCH)
+
+soak: dev ## half an hour of churn: memory, files, tasks and database flat, heartbeat on time, nothing lost (BENCH="--minutes 5")
+	@$(BIN)/python -m benchmarks.soak $(BENCH)
 
 fresh: ## prove both commands on a bare Debian root made by debootstrap (needs root; SUITE=trixie, QUICK=1)
 	@.ci/fresh $(SUITE) $(if $(QUICK),quick)

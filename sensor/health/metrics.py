@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -16,11 +16,22 @@ from sensor.status import Snapshot
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def render(snapshot: Snapshot) -> bytes:
-    """The text exposition of one snapshot."""
+def render(snapshot: Snapshot, *, tasks: int | None = None) -> bytes:
+    """The text exposition of one snapshot, of how many tasks its process has, and of what the kernel counts of it (`process_...`)."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_SnapshotCollector(lambda: snapshot))
+    if tasks is not None:
+        registry.register(_TaskCollector(tasks))
+    ProcessCollector(registry=registry)
     return generate_latest(registry)
+
+
+class _TaskCollector(Collector):
+    def __init__(self, tasks: int) -> None:
+        self._tasks = tasks
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("harborguard_sensor_tasks", "Tasks of the event loop", value=self._tasks)
 
 
 class _SnapshotCollector(Collector):

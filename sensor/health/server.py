@@ -8,6 +8,7 @@ input; it listens on loopback by default.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -79,4 +80,4 @@ async def _status(request: web.Request) -> web.Response:
 
 async def _metrics(request: web.Request) -> web.Response:
     snapshot = request.app[_BOARD].snapshot(request.app[_CLOCK]())
-    return web.Response(body=render(snapshot), headers={"Content-Type": CONTENT_TYPE})
+    return web.Response(body=render(snapshot, tasks=len(asyncio.all_tasks())), headers={"Content-Type": CONTENT_TYPE})

@@ -52,8 +52,9 @@ def exposed() -> dict[str, set[str]]:
         board.handle(event)
     return {
         sample.name: set(sample.labels)
-        for family in text_string_to_metric_families(render(board.snapshot(NOW)).decode())
+        for family in text_string_to_metric_families(render(board.snapshot(NOW), tasks=1).decode())
         for sample in family.samples
+        if not sample.name.startswith("process_")
     }
 
 

@@ -138,6 +138,10 @@ class FakeControlPlane:
         """Let the next calls of an endpoint fail; several faults follow each other."""
         self._faults.setdefault(endpoint, []).append(fault)
 
+    def forgive(self) -> None:
+        """Let nothing fail any more."""
+        self._faults.clear()
+
     def add_agent(self, name: str, key: str) -> Agent:
         """A further sensor with its key."""
         return self.agents.setdefault(key, Agent(id=self._id("agent"), name=name))

@@ -75,3 +75,11 @@ def test_the_outbox_is_counted_by_link_and_state() -> None:
     assert ("harborguard_sensor_outbox_oldest_timestamp_seconds", "link=former") not in found
     board.handle(events.OutboxCounted(at=NOW, parts=()))
     assert not any("outbox" in key[0] for key in samples(board)), "what is delivered leaves the picture"
+
+
+def test_the_process_and_its_tasks_are_counted() -> None:
+    text = render(StatusBoard().snapshot(NOW), tasks=7).decode()
+    values = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+    assert values["harborguard_sensor_tasks"] == 7
+    assert values["process_resident_memory_bytes"] > 2**20
+    assert "harborguard_sensor_tasks" not in render(StatusBoard().snapshot(NOW)).decode()
