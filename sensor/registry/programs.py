@@ -61,15 +61,7 @@ async def run(
         SecretError: it cannot be started, takes too long, or writes too much.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={**environment_for_others(), **(environment or {})},
-            limit=_MOST_OUTPUT,
-            start_new_session=True,
-        )
+        process = await _start(command, {**environment_for_others(), **(environment or {})})
     except OSError as error:
         message = f"the program {command[0]} cannot be run: {error.strerror}"
         raise SecretError(message, "install it for the sensor's user, or take it out of the configuration") from error
@@ -92,10 +84,40 @@ async def run(
         message = f"the program {command[0]} did not answer within {seconds:g} s"
         raise SecretError(message, "run it by hand as the sensor's user; it may wait for somebody") from error
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it has started as well
-            await process.wait()
+        await _end(process)
+
+
+async def _start(command: Sequence[str], environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    """Start a program in a group of its own. Cancelled while it starts, asyncio would kill it alone, and wait for what it has started."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=environment,
+            limit=_MOST_OUTPUT,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait([starting])
+        if starting.exception() is None:
+            await _end(starting.result())
+        raise
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a program that has not ended, with what it has started."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    # what left the group may hold the pipes open for ever, and `wait` waits for them too
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
+    await process.wait()
 
 
 async def ask_helper(name: str, server: str) -> tuple[str, Secret] | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,42 @@ async def test_what_a_program_has_started_ends_with_it(tmp_path: Path) -> None:
         assert is_over(started, seconds=0) is False
         running.cancel()
     assert is_over(started, seconds=10)
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_whenever_it_is_stopped_nothing_is_left(steps: int, tmp_path: Path) -> None:
+    """Cancelled after so many turns of the event loop: before the program runs, while its pipes are made, and after."""
+    (tmp_path / "file").touch()
+    program = script(tmp_path / "parent", f"tail -f {tmp_path / 'file'} & wait")
+    async with asyncio.timeout(60):
+        running = asyncio.ensure_future(run([str(program)], b"", seconds=60))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    until = time.monotonic() + 10
+    while left := processes_about(tmp_path):
+        assert time.monotonic() < until, left
+
+
+def processes_about(path: Path) -> list[str]:
+    """The command lines that name a path."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(file.read_text(errors="replace"))
+    return [words for words in found if str(path) in words]
+
+
+async def test_what_a_program_left_behind_holds_nobody_up(tmp_path: Path) -> None:
+    program = script(tmp_path / "daemon", f"setsid sleep 100 & echo $! > {tmp_path / 'pid'}; sleep 100")
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(SecretError, match="did not answer"):
+                await run([str(program)], b"", seconds=1)
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 async def test_a_program_that_talks_without_end_is_ended(tmp_path: Path) -> None:
