@@ -100,7 +100,9 @@ class Registry:
         self.made += 1
         base, base_id = self.chance.choice(self.bases)
         package = f"Metadata-Version: 2.1\nName: app{self.made % 50}\nVersion: 1.{self.made}\n".encode()
-        data, diff_id = make_layer({f"usr/lib/python3/dist-packages/app{self.made}.dist-info/METADATA": package})
+        noise = {f"srv/app/{number}": self.chance.randbytes(4096) for number in range(100)}
+        own = {f"usr/lib/python3/dist-packages/app{self.made}.dist-info/METADATA": package, **noise}
+        data, diff_id = make_layer(own)
         config = json.dumps({
             "architecture": "amd64", "os": "linux", "config": {}, "created": "2026-01-02T03:04:05Z",
             "rootfs": {"type": "layers", "diff_ids": [base_id, diff_id]},
@@ -117,6 +119,14 @@ class Registry:
         self.manifests[sha256(manifest)] = manifest
         self.tags.setdefault(repository, {})[tag] = sha256(manifest)
         return sha256(manifest)
+
+    def collect(self) -> None:
+        """Forget what no tag has named for a while, as a garbage collection does."""
+        held = self.held()
+        for digest in [digest for digest in self.manifests if digest not in held][:-200]:
+            document = json.loads(self.manifests.pop(digest))
+            for blob in (document["config"], document["layers"][-1]):
+                self.blobs.pop(blob["digest"], None)
 
     def held(self) -> set[str]:
         """The digests that tags name."""
@@ -217,6 +227,4 @@ class Churn:
                     Fault(status=502, body=b"<html>Bad Gateway</html>", content_type="text/html"),
                 ))  # fmt: skip
                 self.plane.fail(endpoint, fault)  # type: ignore[arg-type]
-        # what nothing names any more
-        for digest in [digest for digest in self.registry.manifests if digest not in self.registry.held()][:-200]:
-            del self.registry.manifests[digest]
+        self.registry.collect()

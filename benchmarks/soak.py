@@ -44,7 +44,7 @@ LATEST_BEAT = 35.0
 """The bound on the time between two heartbeats, at the server."""
 SETTLE_SECONDS = 600.0
 KEPT = 120.0
-STEPS_A_SECOND = 3.0
+STEPS_A_SECOND = 5.0
 GROWTH = {
     "resident_mib": (1.10, 8.0),
     "files": (1.0, 4.0),
