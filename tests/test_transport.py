@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import http.server
+import socket
 import ssl
 import threading
 import time
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -449,6 +451,14 @@ def strict_server(context: ssl.SSLContext) -> Iterator[str]:
     class Server(http.server.ThreadingHTTPServer):
         def handle_error(self, *_: object) -> None:
             pass
+
+        def shutdown_request(self, request: Any) -> None:
+            # closed at once, what the client has sent meanwhile would make the kernel take the alert back
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_WR)
+                while request.recv(4096):
+                    pass
+            self.close_request(request)
 
     with Server(("127.0.0.1", 0), Page) as served:
         served.socket = context.wrap_socket(served.socket, server_side=True, do_handshake_on_connect=False)
