@@ -47,6 +47,16 @@ class SweepFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRemembered:
+    """A registry was looked at last at this time, by a former process."""
+
+    at: datetime
+    registry: str
+    complete: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerChanged:
     """A digest changed its column of the ledger."""
 
@@ -290,6 +300,7 @@ Event: TypeAlias = (
     SensorStarted
     | SweepStarted
     | SweepFinished
+    | SweepRemembered
     | LedgerChanged
     | RepositoryVanished
     | TagSkipped

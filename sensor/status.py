@@ -188,6 +188,10 @@ class StatusBoard:
                 self._sweeping.add(event.registry)
             case events.SweepFinished():
                 self._finish_sweep(event)
+            case events.SweepRemembered():
+                registry = self._registry(event.registry)
+                registry.state = "ok" if event.complete else "partial"
+                registry.last_sweep, registry.complete, registry.error = event.at, event.complete, event.error
             case events.LedgerChanged():
                 self._registry(event.registry).ledger = dict(event.ledger)
             case events.RepositoryVanished():

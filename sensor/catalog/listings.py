@@ -63,11 +63,31 @@ class Listing:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One look at a registry."""
+
+    at: datetime
+    complete: bool
+    error: str
+
+
 async def note_sweep(connection: AsyncConnection, registry: str, at: datetime, *, complete: bool, error: str) -> None:
     """Remember in the caller's transaction when a registry was looked at."""
     values = {"at": at.timestamp(), "complete": int(complete), "error": error[:_LONGEST_ERROR]}
     statement = insert(SWEEPS).values(registry=registry, **values)
     await connection.execute(statement.on_conflict_do_update(index_elements=["registry"], set_=values))
+
+
+async def last_sweep(storage: Storage, registry: str) -> Sweep | None:
+    """The last look at a registry; None before the first.
+
+    Raises:
+        StateError: the state database cannot be used.
+    """
+    async with storage.reading() as connection:
+        row = (await connection.execute(select(SWEEPS).where(SWEEPS.c.registry == registry))).one_or_none()
+    return None if row is None else Sweep(datetime.fromtimestamp(row.at, UTC), bool(row.complete), row.error)
 
 
 async def keep_only(connection: AsyncConnection, registries: Collection[str]) -> None:

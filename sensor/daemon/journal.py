@@ -15,6 +15,7 @@ _LINES: dict[type[events.Event], tuple[int, str]] = {
     events.SensorStarted: (logging.INFO, "sensor started"),
     events.SweepStarted: (logging.INFO, "sweep started"),
     events.SweepFinished: (logging.INFO, "sweep finished"),
+    events.SweepRemembered: (logging.DEBUG, "sweep remembered"),
     events.LedgerChanged: (logging.DEBUG, "ledger changed"),
     events.RepositoryVanished: (logging.WARNING, "repository vanished"),
     events.TagSkipped: (logging.DEBUG, "tag skipped"),

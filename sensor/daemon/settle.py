@@ -10,15 +10,17 @@ import structlog
 
 from sensor import events
 from sensor.catalog.diff import DigestState
+from sensor.catalog.listings import last_sweep
 from sensor.daemon.app import App
 from sensor.errors import StateError
 from sensor.model.request import Lane, SweepRequest
+from sensor.triggers.schedule import is_overdue
 
 log = structlog.get_logger()
 
 
 async def settle(app: App, name: str) -> None:
-    """Queue what the catalogue of a registry holds as queued or failed, and a first sweep if it was never looked at.
+    """Queue what the catalogue of a registry holds as queued or failed, and a sweep if it was never looked at or a turn was missed.
 
     Raises:
         StateError: the state database cannot be used.
@@ -26,6 +28,7 @@ async def settle(app: App, name: str) -> None:
     snapshots = app.snapshots
     settings = app.engine.sites.config.registry(name)
     is_new = not (await snapshots.known(name)).tags
+    sweep = await last_sweep(app.engine.storage, name)
     queued = await snapshots.queued(name)
     failed = [
         (standing, place)
@@ -42,7 +45,11 @@ async def settle(app: App, name: str) -> None:
         if is_new and settings is not None and settings.schedule != "manual":
             # now, not at its next turn
             await app.queue.put(SweepRequest(registry=name, reason="first sweep"), Lane.NOW, connection=connection)
+        elif settings is not None and sweep is not None and is_overdue(settings.schedule, name, sweep.at, app.clock()):
+            await app.queue.put(SweepRequest(registry=name, reason="missed turn"), Lane.NEW, connection=connection)
     app.queue.wake()
+    if sweep is not None:
+        app.publish(events.SweepRemembered(at=sweep.at, registry=name, complete=sweep.complete, error=sweep.error))
     app.publish(events.LedgerChanged(registry=name, ledger=await snapshots.ledger(name)))
 
 

@@ -59,6 +59,17 @@ def trigger_for(schedule: Schedule, key: str, now: datetime) -> BaseTrigger | No
             assert_never(schedule)
 
 
+def is_overdue(schedule: Schedule, key: str, last: datetime, now: datetime) -> bool:
+    """Whether a turn has come since the last sweep, which nobody was there to take.
+
+    Raises:
+        ConfigError: a cron expression that cannot be read.
+    """
+    trigger = trigger_for(schedule, key, last)
+    due = None if trigger is None else trigger.get_next_fire_time(None, last)
+    return due is not None and due < now
+
+
 def parse_cron(expression: str, zone: tzinfo | None = None) -> CronTrigger:
     """Read a cron expression of five fields. Weekdays are counted as crontab(5) does: 0 and 7 are Sunday.
 

@@ -94,6 +94,32 @@ async def test_a_registry_that_was_never_looked_at_is_swept_unless_it_is_manual(
         assert (await app.queue.counts())[Lane.NOW].waiting == sweeps
 
 
+async def test_when_a_registry_was_looked_at_last_outlives_a_restart(app: App) -> None:
+    app.board._registries.clear()
+    await settle(app, "prod")
+    (registry,) = app.board.snapshot(CLOCK()).registries
+    assert (registry.state, registry.last_sweep, registry.complete) == ("ok", CLOCK(), True)
+
+
+@pytest.mark.parametrize(("hours", "is_missed"), [(0, False), (25, True)])
+async def test_a_turn_that_was_missed_is_made_up_for(app: App, hours: int, is_missed: bool) -> None:
+    await settle(app, "prod")
+    await app.queue.done(await take(app))
+    now, CLOCK.now = CLOCK.now, CLOCK.now + timedelta(hours=hours)
+    try:
+        await settle(app, "prod")
+        works = [item.work async for item in all_of(app)]
+    finally:
+        CLOCK.now = now
+    sweeps = [work for work in works if isinstance(work, SweepRequest)]
+    assert sweeps == ([SweepRequest(registry="prod", reason="missed turn")] if is_missed else [])
+
+
+async def all_of(app: App) -> AsyncIterator[Item]:
+    while (item := await app.queue.take("w", ALL_LANES)) is not None:
+        yield item
+
+
 async def test_images_that_a_former_version_read_are_read_again(app: App) -> None:
     await settle(app, "prod")
     item = await take(app)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sensor.config.schema import Cron, Every, Schedule
 from sensor.errors import ConfigError
-from sensor.triggers.schedule import Schedules, parse_cron, trigger_for
+from sensor.triggers.schedule import Schedules, is_overdue, parse_cron, trigger_for
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)  # a Friday
 
@@ -23,6 +23,24 @@ def first_run(schedule: Schedule, key: str = "prod") -> datetime:
 @pytest.mark.parametrize("schedule", ["manual", "on_push"])
 def test_manual_and_on_push_have_no_clock(schedule: Schedule) -> None:
     assert trigger_for(schedule, "prod", NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("schedule", "hours", "is_due"),
+    [
+        ("daily", 25, True),
+        ("daily", 0, False),
+        ("weekly", 0, False),
+        ("weekly", 24 * 8, True),
+        ("manual", 24 * 400, False),
+        (Every(every="6h"), 5, False),
+        (Every(every="6h"), 7, True),
+        (Cron(cron="0 3 * * *"), 0, False),
+        (Cron(cron="0 3 * * *"), 25, True),
+    ],
+)
+def test_a_turn_that_came_since_the_last_sweep_is_overdue(schedule: Schedule, hours: int, is_due: bool) -> None:
+    assert is_overdue(schedule, "prod", NOW, NOW + timedelta(hours=hours)) is is_due
 
 
 @given(st.text(min_size=1, max_size=20))
