@@ -35,7 +35,9 @@ def logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_secret_read_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_secret_read_yet() -> Iterator[None]:
     """What an earlier test read as a secret ("two words") is masked in no later test's text, nor its variables kept from programs."""
-    monkeypatch.setattr(secret, "_SEEN", secret._Seen())
-    monkeypatch.setattr(secret, "_VARIABLES", set(secret._VARIABLES))
+    before = secret._SEEN, secret._VARIABLES
+    secret._SEEN, secret._VARIABLES = secret._Seen(), set(secret._VARIABLES)
+    yield
+    secret._SEEN, secret._VARIABLES = before

@@ -22,6 +22,7 @@ from sensor.cli.options import ConfigOption, OutputOption, load
 from sensor.cli.output import (
     ExitCode,
     OutputFormat,
+    ago,
     clean,
     grid,
     leave,
@@ -32,7 +33,6 @@ from sensor.cli.output import (
     show_bytes,
     show_table,
 )
-from sensor.cli.status import ago
 from sensor.config.schema import Config
 from sensor.control_plane.client import ControlPlaneClient, transport_for
 from sensor.control_plane.links import Link, links_of

@@ -14,6 +14,7 @@ from rich.table import Table
 from sensor.cli.options import ConfigOption, OutputOption, load
 from sensor.cli.output import (
     OutputFormat,
+    ago,
     clean,
     grid,
     out,
@@ -193,12 +194,3 @@ def _links(snapshot: Snapshot, now: datetime) -> Table:
             clock,
         )
     return table
-
-
-def ago(now: datetime, then: datetime) -> str:
-    """How long ago something was, in words."""
-    seconds = max(0, int((now - then).total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
