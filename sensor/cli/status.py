@@ -174,7 +174,7 @@ def _registries(snapshot: Snapshot, now: datetime) -> Table:
             plain(registry.state),
             ago(now, registry.last_sweep) if registry.last_sweep else "never",
             *(str(registry.ledger.get(state, 0)) for state in states),
-            str(registry.requests),
+            str(registry.requests or "-"),
         )
     return table
 

@@ -106,6 +106,7 @@ def _registry_metrics(state: Snapshot) -> Iterable[Metric]:
         if registry.last_sweep is not None:
             sweep.add_metric([registry.name], registry.last_sweep.timestamp())
             complete.add_metric([registry.name], float(registry.complete))
+        if registry.requests:
             requests.add_metric([registry.name], registry.requests)
     return ledger, sweep, complete, requests, held, expires
 

@@ -77,6 +77,15 @@ def test_the_outbox_is_counted_by_link_and_state() -> None:
     assert not any("outbox" in key[0] for key in samples(board)), "what is delivered leaves the picture"
 
 
+def test_a_sweep_of_a_former_process_has_a_time_and_no_cost() -> None:
+    board = StatusBoard()
+    board.handle(events.SweepRemembered(at=NOW, registry="prod", complete=False, error="no answer"))
+    found = samples(board)
+    assert found["harborguard_sensor_last_sweep_timestamp_seconds", "registry=prod"] == NOW.timestamp()
+    assert found["harborguard_sensor_listing_complete", "registry=prod"] == 0
+    assert ("harborguard_sensor_sweep_requests", "registry=prod") not in found
+
+
 def test_the_process_and_its_tasks_are_counted() -> None:
     text = render(StatusBoard().snapshot(NOW), tasks=7).decode()
     values = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
