@@ -41,7 +41,7 @@ from tests.fakes.control_plane import KEY
 LOOK_SECONDS = 10.0
 BEAT_SECONDS = 30.0
 LATEST_BEAT = 35.0
-"""The bound on the time between two heartbeats, at the server."""
+"""The bound on the time between two heartbeats as they come to the server; those that it was told to fail count."""
 SETTLE_SECONDS = 600.0
 KEPT = 120.0
 STEPS_A_SECOND = 5.0
